@@ -1,0 +1,28 @@
+# make figures · make test · make lab   (each makes .venv from the lock file when it is missing or older)
+PYTHON ?= python3
+VENV = .venv
+BIN = $(VENV)/bin
+
+.PHONY: figures test lab refresh
+figures: $(VENV)/installed
+	$(BIN)/python -m fdimlib figures
+
+test: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -c pyproject.toml --rootdir=. --nbval --nbval-current-env notebooks
+
+lab: $(VENV)/installed
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+# For contributors: execute the committed notebooks in place (NB=notebooks/01_… for one).
+NB ?= notebooks/*.ipynb
+refresh: $(VENV)/installed
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(NB)
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fdimlib needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@

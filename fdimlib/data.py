@@ -1,0 +1,115 @@
+"""Inputs: real MNIST digits, Gaussian samples, and the corruptions of the paper's experiments."""
+
+import gzip
+import os
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ROOT_VARIABLE = "FDIMLIB_MNIST"
+
+
+@dataclass(frozen=True, repr=False)
+class Sample:
+    """Inputs in [0, 1] and labels: x_* (n, 784) float64, y_* (n,) int64; `source` says which digits they are."""
+
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    source: str
+
+    def __repr__(self) -> str:
+        return f"{len(self.x_train):,} training and {len(self.x_test):,} test digits from {self.source}"
+
+
+def mnist_sample(n_train: int = 600, n_test: int = 2000, *, seed: int = 0, root: str | Path | None = None) -> Sample:
+    """A random split of MNIST, as in the paper's protocol: pixels / 255, training and test digits disjoint.
+
+    Args:
+        n_train, n_test: sizes; together at most 5,000, or 70,000 with the full set.
+        seed: of the split.
+        root: folder of the four standard IDX files (train-images-idx3-ubyte, …, plain or .gz); None takes the folder in the
+            environment variable FDIMLIB_MNIST, and without it the 5,000 digits inside the package. Nothing is downloaded.
+
+    Raises:
+        ValueError: sizes that are not positive or exceed what is there.
+        FileNotFoundError: `root` lacks one of the files.
+
+    >>> mnist_sample(100, 50)
+    100 training and 50 test digits from the package's 5,000 MNIST digits
+    """
+    root = root or os.environ.get(ROOT_VARIABLE)
+    images, labels, source = _read_idx_folder(Path(root)) if root else _packaged_digits()
+    for name, size in (("n_train", n_train), ("n_test", n_test)):
+        if int(size) != size or size < 1:
+            raise ValueError(f"{name}: found {size!r}; give a positive integer")
+    if n_train + n_test > len(images):
+        raise ValueError(f"n_train, n_test: found {n_train} + {n_test}, but {source} holds {len(images):,}; take fewer, or "
+                         f"give the folder of the full set (root= or {ROOT_VARIABLE})")
+    order = np.random.default_rng(seed).permutation(len(images))[: n_train + n_test]
+    x = torch.from_numpy(images[order].reshape(len(order), -1)).to(torch.float64) / 255
+    y = torch.from_numpy(labels[order].astype(np.int64))
+    return Sample(x[:n_train], y[:n_train], x[n_train:], y[n_train:], source)
+
+
+@cache
+def _packaged_digits() -> tuple[np.ndarray, np.ndarray, str]:
+    with resources.files("fdimlib").joinpath("digits/mnist_5000.npz").open("rb") as file:
+        with np.load(file, allow_pickle=False) as arrays:
+            return arrays["images"], arrays["labels"], "the package's 5,000 MNIST digits"
+
+
+@cache
+def _read_idx_folder(root: Path) -> tuple[np.ndarray, np.ndarray, str]:
+    images, labels = (
+        np.concatenate([_read_idx(root, f"{part}-{kind}", dimensions) for part in ("train", "t10k")])
+        for kind, dimensions in (("images-idx3-ubyte", 3), ("labels-idx1-ubyte", 1))
+    )
+    if len(images) != len(labels):
+        raise ValueError(f"root: {root} holds {len(images)} images but {len(labels)} labels; the files do not belong together")
+    return images, labels, f"{len(images):,} MNIST digits in {root}"
+
+
+def _read_idx(root: Path, name: str, dimensions: int) -> np.ndarray:
+    """The IDX format: magic (0, 0, 8 = uint8, dimensions), big-endian sizes, then the bytes."""
+    paths = [path for path in (root / name, root / f"{name}.gz") if path.is_file()]
+    if not paths:
+        raise FileNotFoundError(f"root: {root} has no {name} or {name}.gz; it must hold the four standard MNIST files")
+    raw = paths[0].read_bytes()
+    raw = gzip.decompress(raw) if paths[0].suffix == ".gz" else raw
+    shape = np.frombuffer(raw, ">i4", count=dimensions, offset=4) if len(raw) >= 4 + 4 * dimensions else [0]
+    if raw[:4] != bytes([0, 0, 8, dimensions]) or len(raw) != 4 + 4 * dimensions + np.prod(shape, dtype=np.int64):
+        raise ValueError(f"root: {paths[0]} is not a complete IDX file of {dimensions} dimensions; fetch it again")
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+
+
+def gaussian_inputs(n: int, width: int = 784, *, mean: float = 0.5, std: float = 1.0, seed: int = 0) -> Tensor:
+    """Independent N(mean, std²) coordinates, (n, width) float64; the protocol's "Gaussian inputs" by default.
+
+    A longer sample with the same seed begins with the shorter one.
+    """
+    return torch.from_numpy(np.random.default_rng(seed).normal(mean, std, size=(n, width)))
+
+
+def add_noise(x: Tensor, level: float, *, seed: int = 0) -> Tensor:
+    """x plus independent N(0, level²) noise on every coordinate, not clipped."""
+    if not level >= 0:
+        raise ValueError(f"level: found {level}; give a standard deviation, at least 0")
+    return x + level * torch.from_numpy(np.random.default_rng(seed).standard_normal(tuple(x.shape))).to(x)
+
+
+def randomize_labels(y: Tensor, share: float, *, classes: int = 10, seed: int = 0) -> Tensor:
+    """Labels of which a random `share` is drawn anew, uniformly over the classes (so some keep theirs by chance)."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"share: found {share}; give a number from 0 to 1")
+    rng = np.random.default_rng(seed)
+    chosen = torch.from_numpy(rng.permutation(len(y))[: round(share * len(y))])
+    y = y.clone()
+    y[chosen] = torch.from_numpy(rng.integers(classes, size=len(chosen))).to(y)
+    return y

@@ -1,0 +1,183 @@
+"""The batch functional dimension, rank Df_θ(X), and the computable full functional dimension r*(θ).
+
+Bona-Pellissier, Malgouyres, Bachoc, "Geometry-induced Implicit Regularization in Deep ReLU Neural Networks" (2024). The
+notion of functional dimension goes back to Grigsby, Lindsey, Meyerhoff, Wu, "Functional dimension of feedforward ReLU
+neural networks" (2022).
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fdimlib.data import gaussian_inputs
+from fdimlib.elimination import Elimination, eliminate
+from fdimlib.finite_field import PrimeField, primes
+from fdimlib.jacobian import numerical_rank, spectrum
+from fdimlib.jacobian_rows import JacobianRows
+from fdimlib.memory import require_memory
+from fdimlib.networks import Network, certified_signs, dimension_bound, read_inputs, read_network
+
+ATTEMPTS = 3  # fresh random diagonals after a failed check, itself a matter of one run in a few hundred
+
+
+@dataclass(frozen=True, repr=False)
+class Dimension:
+    """A rank and how it was obtained; `int(dim)` is the rank, `print(dim)` a sentence.
+
+    Attributes:
+        value: the rank.
+        bound: what symmetries and sample size allow (`dimension_bound`).
+        method: "exact" or "svd".
+        verified: exact only: the pivots were checked to be independent and every other row to depend on them.
+        head, at: as asked.
+        samples, parameters: n and P.
+        zero_preactivations: hidden pre-activations that are exactly 0; θ is regular for X when there are none.
+        primes: those used by the exact method.
+    """
+
+    value: int
+    bound: int
+    method: str
+    verified: bool
+    head: str
+    at: str
+    samples: int
+    parameters: int
+    zero_preactivations: int
+    primes: tuple[int, ...] = ()
+
+    def __int__(self) -> int:
+        return self.value
+
+    __index__ = __int__
+
+    @property
+    def regular(self) -> bool:
+        """Whether no hidden pre-activation is exactly 0."""
+        return self.zero_preactivations == 0
+
+    def __repr__(self) -> str:
+        where = "over the activation region" if self.at == "region" else "at θ"
+        how = "numerical: singular values above NumPy's tolerance"
+        if self.method == "exact":
+            how = f"exact modulo {', '.join(map(str, self.primes))}, {'verified' if self.verified else 'NOT VERIFIED'}"
+        zeros = "" if self.regular else f"; not regular: {self.zero_preactivations:,} hidden pre-activations are exactly 0"
+        return (f"rank Df_θ(X) = {self.value:,} of at most {self.bound:,} {where} ({self.head} head, n = {self.samples:,}, "
+                f"P = {self.parameters:,}; {how}{zeros})")
+
+
+def batch_functional_dimension(
+    model: nn.Sequential, x, *, head: str | None = None, method: str = "exact", at: str = "parameters",
+    seed: int = 0, device: str | torch.device | None = None, repeats: int = 1, progress: bool = True,
+) -> Dimension:
+    """The batch functional dimension of a network on a sample: rank Df_θ(X).
+
+    Args:
+        model: Sequential of Linear and ReLU, any floating dtype; parameters and inputs are taken as the exact fractions
+            they are.
+        x: sample of shape (n, N_0), torch or NumPy.
+        head: "identity" (logits), "softmax", or None: softmax when the model ends in one.
+        method: "exact", or "svd", the paper's count of singular values (entries in the network's precision).
+        at: "parameters", the rank at θ; "region", the rank of θ's whole activation region (its maximum: fresh random
+            parameters, the same pattern). They agree for almost every θ; zero biases are where they need not.
+        seed: of the random choices in the exact method; the result does not depend on it.
+        device: where to compute; None: where the network is.
+        repeats: the number of primes; the largest rank counts. A prime can only lose rank, and does so rarely.
+        progress: a progress bar for what takes longer than two seconds.
+
+    Raises:
+        TypeError, ValueError: a network or sample that cannot be read, or an unknown option; see `read_network`.
+        MemoryError: with the bytes needed and free, before allocating.
+
+    >>> import fdimlib as fd
+    >>> x = torch.tensor([[0.0], [1.0], [2.0]])
+    >>> int(batch_functional_dimension(fd.relu_mlp([1, 2, 1], seed=0, bias_std=1.0), x))
+    3
+    """
+    _check_option("method", method, ("exact", "svd"))
+    _check_option("at", at, ("parameters", "region"))
+    if repeats < 1:
+        raise ValueError(f"repeats: found {repeats}; give the number of primes, at least 1")
+    network = read_network(model, head)
+    x = read_inputs(network, x)
+    bound = dimension_bound(model, len(x), head=head)
+    device = torch.device(device or network.linears[0].weight.device)
+    layers = network.affine(device)
+    signs = certified_signs(layers, x.to(device))
+    zeros = sum(int((sign == 0).sum()) for sign in signs)
+    common = dict(bound=bound, head=network.head, at=at, samples=len(x), parameters=network.parameters,
+                  zero_preactivations=zeros)
+    if method == "svd":
+        if at == "region":
+            raise ValueError("at: 'region' needs method='exact'; the SVD sees one parameter only")
+        s = spectrum(model, x, head=head)
+        shape = (len(x) * network.widths[-1], network.parameters)
+        return Dimension(value=numerical_rank(s, shape), method="svd", verified=False, **common)
+    runs = []
+    for prime in primes(repeats):
+        runs.append(_exact(network, layers, signs, x.to(device), PrimeField(prime), at, bound, seed, progress))
+        if runs[-1].rank == bound:
+            break
+    best = max(runs, key=lambda run: (run.rank, run.verified))
+    return Dimension(value=best.rank, method="exact", verified=best.verified, primes=tuple(primes(len(runs))), **common)
+
+
+def _exact(network: Network, layers, signs, x: Tensor, field: PrimeField, at: str, bound: int, seed: int,
+           progress: bool) -> Elimination:
+    largest = min(bound, len(x) * network.widths[-1])
+    require_memory(2 * largest**2 + 8 * len(x) * network.widths[-1] * sum(network.widths), x.device,
+                   f"exact elimination up to rank {largest:,}")
+    generator = torch.Generator().manual_seed(seed)
+    if at == "region":
+        images = [(field.random(*w.shape, generator=generator, device=x.device),
+                   None if b is None else field.random(*b.shape, generator=generator, device=x.device)) for w, b in layers]
+    else:
+        images = [(field.image(w), None if b is None else field.image(b)) for w, b in layers]
+    best = None
+    for _ in range(ATTEMPTS):
+        draw = int(torch.randint(2**62, (1,), generator=generator))
+        rows = JacobianRows(images, signs, field.image(x), network.head == "softmax", field, draw)
+        result = eliminate(rows, field, bound=bound, progress=progress)
+        if result.verified:
+            return result
+        best = max((best, result), key=lambda run: -1 if run is None else run.rank)
+    return best
+
+
+def full_functional_dimension(
+    model: nn.Sequential, *, head: str | None = None, mean: float = 0.5, std: float = 1.0, seed: int = 0,
+    device: str | torch.device | None = None, max_samples: int | None = None, progress: bool = True,
+) -> Dimension:
+    """The computable full functional dimension r*(θ): the largest rank over all samples.
+
+    A Gaussian sample grows by doubling until the rank meets the bound of the symmetries (then r* is proved), or stays
+    the same while the sample doubles (then it is a proven lower bound, and r* in all likelihood: a region of inputs of
+    tiny probability could still add to it; `dim.value < dim.bound` tells this case).
+
+    Args:
+        mean, std: of every coordinate of the inputs; the protocol's N(0.5, 1) by default.
+        max_samples: stop there at the latest; None: no limit.
+        model, head, seed, device, progress: as in `batch_functional_dimension`.
+
+    Returns:
+        The dimension on the last sample, with `bound` that of the parameters alone.
+    """
+    network = read_network(model, head)
+    bound = dimension_bound(model, head=head)
+    outputs = network.widths[-1] - (network.head == "softmax")
+    n, last = math.ceil(1.05 * bound / max(outputs, 1)) + 10, None
+    while True:
+        n = n if max_samples is None else min(n, max_samples)
+        x = gaussian_inputs(n, network.widths[0], mean=mean, std=std, seed=seed)
+        dim = batch_functional_dimension(model, x, head=head, seed=seed, device=device, progress=progress)
+        if dim.value == bound or last == dim.value or n == max_samples:
+            return dataclasses.replace(dim, bound=bound)
+        n, last = 2 * n, dim.value
+
+
+def _check_option(name: str, found, allowed: tuple[str, ...]) -> None:
+    if found not in allowed:
+        raise ValueError(f"{name}: found {found!r}; use one of {', '.join(map(repr, allowed))}")

@@ -1,0 +1,214 @@
+"""The rank of a matrix J that is never formed, from the symmetric matrix K = J D Jᵀ, modulo a prime.
+
+Why K. Over the reals a positive diagonal D makes J D Jᵀ a Gram matrix, so rank K = rank J; hence some minor of K is a
+non-zero polynomial in the entries of D, and random residues D keep the rank with high probability (Schwartz, Zippel).
+For any D at all, rank K ≤ rank J. For a network, entries of K cost far less than rows of J (see `jacobian_rows.py`).
+
+How. Rows come in blocks. Each block is eliminated by the rows already kept, the *pivots*, of which K = L Δ Lᵀ is held
+(L unit lower triangular, Δ diagonal), then within itself. Dependent rows are dropped at once, so memory is O(r²), and
+time O(rows·r²), in matrix products. It stops when r meets a known bound.
+
+Why it can be trusted. Two random columns J z are eliminated along with K.
+1. A row left with remainder zero there satisfies J_i z = C_i J_pivots z, with the coefficients C_i that L encodes: if C_i were
+   wrong in any way, a random z would show it except with probability 1/p (Freivalds' argument). So a *rejected* row is
+   in the span of the pivots. A row of zero diagonal whose remainder is *not* zero is independent of the pivots and merely
+   isotropic for D; it is kept aside and tried again after others.
+2. At the end K_pivots (L Δ Lᵀ)⁻¹ v = v is checked for random v, with K_pivots applied as J (D (Jᵀ ·)), a route that shares
+   nothing with the elimination. So K_pivots is invertible, and the pivots are independent: a proof that rank J ≥ r, over
+   the rationals as well: the entries of J are fractions with powers of two below, units modulo p.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from fdimlib.finite_field import PrimeField
+
+CHECKS = 2  # random columns; a wrong row passes all of them with probability p^-2, about 6e-14
+BLOCK = 256  # rows at a time; the result does not depend on it
+LEAF = 32  # rows eliminated one by one
+
+
+class RowSource(Protocol):
+    """What elimination asks of the rows of J. A handle stands for a few rows, a direction for k vectors of parameters."""
+
+    rows: int
+
+    def take(self, rows: Tensor): """A handle for these rows."""
+    def gram(self, a, b) -> Tensor: """K = J_a D J_bᵀ, residues of shape (|a|, |b|)."""
+    def directions(self, count: int): """`count` random directions z."""
+    def push(self, handle, z) -> Tensor: """J z for these rows, shape (|rows|, count)."""
+    def pull(self, handle, s: Tensor): """The directions D Jᵀ s, s of shape (|rows|, count)."""
+
+
+@dataclass
+class Tile:
+    """Up to BLOCK pivots: rows of L left of the diagonal (float32), the inverse of L on it, 1/Δ, remainders of J z."""
+
+    rows: Tensor
+    handle: object
+    left: Tensor
+    inverse: Tensor
+    inverse_delta: Tensor
+    remainder: Tensor
+
+
+@dataclass(frozen=True)
+class Elimination:
+    """Independent rows, and whether both checks of the module docstring held for every row that was needed."""
+
+    pivots: Tensor
+    verified: bool
+
+    @property
+    def rank(self) -> int:
+        return len(self.pivots)
+
+
+def eliminate(source: RowSource, field: PrimeField, *, bound: int, progress: bool = False) -> Elimination:
+    """Find a maximal independent set of the rows of J, or one of `bound` rows, whichever is met first."""
+    return _Eliminator(source, field, bound).run(progress)
+
+
+class _Eliminator:
+    def __init__(self, source: RowSource, field: PrimeField, bound: int):
+        self.source, self.field, self.bound = source, field, bound
+        self.tiles: list[Tile] = []
+        self.rank = 0
+        self.z = source.directions(CHECKS)
+
+    def run(self, progress: bool) -> Elimination:
+        waiting = torch.arange(self.source.rows)
+        with tqdm(total=self.source.rows, unit="row", desc="exact rank", delay=2, disable=not progress) as bar:
+            while len(waiting) and self.rank < self.bound:
+                before, isotropic = self.rank, []
+                for block in waiting.split(BLOCK):
+                    isotropic.append(self.eliminate_block(block))
+                    bar.update(len(block))
+                    bar.set_postfix(rank=self.rank, refresh=False)
+                    if self.rank >= self.bound:
+                        break
+                waiting = torch.cat(isotropic)
+                if self.rank == before:
+                    break
+        settled = self.rank >= self.bound or not len(waiting)
+        pivots = torch.cat([torch.arange(0), *(tile.rows for tile in self.tiles)])
+        return Elimination(pivots, settled and self.pivots_are_independent())
+
+    def eliminate_block(self, rows: Tensor) -> Tensor:
+        """Add the independent rows of a block to the pivots; return those that the check says cannot be dropped yet."""
+        handle = self.source.take(rows)
+        remainder = self.source.push(handle, self.z)
+        x, left = self.eliminate_by_pivots(handle, remainder)
+        schur = self.field.subtract_product_(self.source.gram(handle, handle), x, left.T)
+        kept, inverse, inverse_delta = _eliminate_within(schur, remainder, self.field)
+        kept = kept[: self.bound - self.rank]
+        if count := len(kept):
+            self.add(Tile(rows[kept], self.source.take(rows[kept]), left[kept].float(), inverse[:count, :count],
+                          inverse_delta[:count], remainder[kept]))
+        unexplained = (remainder != 0).any(dim=1).cpu()
+        unexplained[kept] = False
+        return rows[unexplained]
+
+    def eliminate_by_pivots(self, handle, remainder: Tensor) -> tuple[Tensor, Tensor]:
+        """The block's rows of X = L Δ and of L, solved from X Lᵀ = K[block, pivots] tile by tile; updates `remainder`."""
+        field = self.field
+        x = remainder.new_empty(len(remainder), self.rank)
+        left = torch.empty_like(x)
+        for tile, part in self.columns():
+            k = self.source.gram(handle, tile.handle)
+            k = field.subtract_product_(k, x[:, : part.start], tile.left.T)
+            x[:, part] = field.matmul(k, tile.inverse.T)
+            left[:, part] = field.mul(x[:, part], tile.inverse_delta)
+            field.subtract_product_(remainder, left[:, part], tile.remainder)
+        return x, left
+
+    def columns(self):
+        """Each tile with the columns of L that its pivots take."""
+        start = 0
+        for tile in self.tiles:
+            stop = start + len(tile.rows)
+            yield tile, slice(start, stop)
+            start = stop
+
+    def add(self, new: Tile) -> None:
+        """Append a tile, or fill up the last one with it: many thin tiles would make thin, slow products."""
+        self.rank += len(new.rows)
+        last = self.tiles[-1] if self.tiles else None
+        if last is None or len(last.rows) + len(new.rows) > BLOCK:
+            self.tiles.append(new)
+            return
+        width = last.left.shape[1]
+        rows = torch.cat([last.rows, new.rows])
+        self.tiles[-1] = Tile(
+            rows, self.source.take(rows), torch.cat([last.left, new.left[:, :width]]),
+            _join(last.inverse, new.left[:, width:].double(), new.inverse, self.field),
+            torch.cat([last.inverse_delta, new.inverse_delta]), torch.cat([last.remainder, new.remainder]),
+        )
+
+    def pivots_are_independent(self) -> bool:
+        """Check K_pivots s = v for s = (L Δ Lᵀ)⁻¹ v and random v."""
+        if not self.tiles:
+            return True
+        field, source, tiles = self.field, self.source, list(self.columns())
+        everything = source.take(torch.cat([tile.rows for tile in self.tiles]))
+        v = source.push(everything, source.directions(CHECKS))
+        s = v.clone()
+        for tile, part in tiles:
+            field.subtract_product_(s[part], tile.left, s[: part.start])
+            s[part] = field.matmul(tile.inverse, s[part])
+        for tile, part in tiles:
+            s[part] = field.mul(s[part], tile.inverse_delta[:, None])
+        for tile, part in reversed(tiles):
+            s[part] = field.matmul(tile.inverse.T, s[part])
+            field.subtract_product_(s[: part.start], tile.left.T, s[part])
+        again = source.push(everything, source.pull(everything, s))
+        return not field.reduce_(again - v).any()
+
+
+def _eliminate_within(schur: Tensor, remainder: Tensor, field: PrimeField) -> tuple[Tensor, Tensor, Tensor]:
+    """Pivots of a small symmetric matrix, halves first; (indices, inverse of their L, 1/Δ). Overwrites both arguments."""
+    if len(schur) <= LEAF:
+        return _eliminate_leaf(schur, remainder, field)
+    half = len(schur) // 2
+    top, inverse, inverse_delta = _eliminate_within(schur[:half, :half], remainder[:half], field)
+    x = field.matmul(schur[half:, top], inverse.T)
+    left = field.mul(x, inverse_delta)
+    field.subtract_product_(schur[half:, half:], x, left.T)
+    field.subtract_product_(remainder[half:], left, remainder[top])
+    low, low_inverse, low_inverse_delta = _eliminate_within(schur[half:, half:], remainder[half:], field)
+    return (torch.cat([top, low + half]), _join(inverse, left[low], low_inverse, field),
+            torch.cat([inverse_delta, low_inverse_delta]))
+
+
+def _eliminate_leaf(schur: Tensor, remainder: Tensor, field: PrimeField) -> tuple[Tensor, Tensor, Tensor]:
+    """Row by row, on the CPU: thousands of tiny steps. Carrying the identity along gives the inverse of L."""
+    n, k = len(schur), remainder.shape[1]
+    work = torch.cat([schur, remainder, torch.eye(n).to(schur)], dim=1).cpu().numpy()
+    kept, inverse_delta = [], []
+
+    def reduced(a):
+        return a - field.p * np.rint(a / field.p)
+
+    for i in range(n):
+        if work[i, i] == 0:
+            continue
+        kept.append(i)
+        inverse_delta.append(pow(int(work[i, i]), -1, field.p))
+        coefficients = reduced(work[i + 1 :, i] * reduced(inverse_delta[-1]))
+        work[i + 1 :] = reduced(work[i + 1 :] - coefficients[:, None] * work[i])
+    done = torch.from_numpy(work).to(schur)
+    remainder.copy_(done[:, n : n + k])
+    kept = torch.tensor(kept, dtype=torch.long)
+    return kept, done[:, n + k :][kept][:, kept], field.lift(torch.tensor(inverse_delta, dtype=torch.long), schur.device)
+
+
+def _join(inverse: Tensor, corner: Tensor, low_inverse: Tensor, field: PrimeField) -> Tensor:
+    """The inverse of [[A, 0], [C, B]] from those of A and B and from C."""
+    low_left = -field.matmul(field.matmul(low_inverse, corner), inverse)
+    return torch.cat([torch.cat([inverse, inverse.new_zeros(len(inverse), len(low_inverse))], dim=1),
+                      torch.cat([low_left, low_inverse], dim=1)])

@@ -1,0 +1,116 @@
+"""One style for every figure; captions that travel inside the file; the Checks table that ends each notebook."""
+
+import io
+import os
+from html import escape
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from IPython.display import Image, Markdown, display
+from matplotlib.figure import Figure
+from PIL import Image as PngFile
+
+FOLDER_VARIABLE = "FDIMLIB_FIGURES"
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def use_style() -> None:
+    """The house style: seaborn's colour-blind palette, sizes that stay legible at column width, reproducible files."""
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=0.9)
+    mpl.rcParams.update({
+        "figure.figsize": (7.0, 3.6), "figure.constrained_layout.use": True, "figure.dpi": 100, "savefig.dpi": 200,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium", "axes.titlelocation": "left",
+        "legend.frameon": False, "svg.hashsalt": "fdimlib", "pdf.fonttype": 42,
+    })
+
+
+def folder() -> Path:
+    """Where figures go: the environment variable FDIMLIB_FIGURES, else figures/ in the repository, else here."""
+    if FOLDER_VARIABLE in os.environ:
+        return Path(os.environ[FOLDER_VARIABLE])
+    return (REPOSITORY if (REPOSITORY / "notebooks").is_dir() else Path.cwd()) / "figures"
+
+
+def save(fig: Figure, name: str, caption: str, *, preset: str, seeds, method: str, alt: str,
+         data: pd.DataFrame | None = None) -> None:
+    """Write a figure as PNG and PDF, and the table behind it as CSV; show it with its number and caption.
+
+    Args:
+        name: "01_2_slice" is Figure 1.2, made by the notebook numbered 01.
+        caption: can be read alone; Markdown.
+        preset, seeds, method: what it takes to reproduce the figure; printed below it and in the caption. Other presets than
+            "quick" add themselves to the file name.
+        alt: what the picture shows, for those who cannot see it.
+        data: written to data/<name>.csv.
+    """
+    notebook, number, _ = name.split("_", 2)
+    name = name if preset == "quick" else f"{name}_{preset}"
+    provenance = f"{preset} preset · seeds {seeds} · {method}"
+    fig.text(1.0, -0.01, provenance, ha="right", va="top", fontsize="xx-small", color="0.4")
+    caption = f"**Figure {int(notebook)}.{number}.** {caption} *({provenance}.)*"
+    target = folder()
+    (target / "data").mkdir(parents=True, exist_ok=True)
+    picture = io.BytesIO()
+    fig.savefig(picture, format="png", bbox_inches="tight",
+                metadata={"Software": None, "Title": name, "Description": caption, "Comment": alt})
+    (target / f"{name}.png").write_bytes(picture.getvalue())
+    fig.savefig(target / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None, "Title": name})
+    if data is not None:
+        data.to_csv(target / "data" / f"{name}.csv", index=False, lineterminator="\n", float_format="%.6g")
+    plt.close(fig)
+    display(Image(picture.getvalue(), width=int(fig.get_figwidth() * 100), alt=alt))
+    display(Markdown(caption))
+
+
+def write_index(target: Path) -> Path:
+    """figures/README.md: every figure with the notebook that made it and its caption, read from the PNG files."""
+    lines = ["# Figures", "", "Made by `make figures`; this page is generated. The PDF of each figure and, under `data/`, the "
+             "table behind it have the same name.", ""]
+    for path in sorted(target.glob("[0-9]*.png")):
+        with PngFile.open(path) as picture:
+            text = picture.text
+        notebook = next((REPOSITORY / "notebooks").glob(f"{path.name[:2]}_*.ipynb")).name
+        lines += [f"## {path.stem}", "", f"![{text['Comment']}]({path.name})", "", text["Description"], "",
+                  f"Notebook: [{notebook}](../notebooks/{notebook})", ""]
+    index = target / "README.md"
+    index.write_text("\n".join(lines), encoding="utf-8")
+    return index
+
+
+class Checks:
+    """The table that ends a notebook: statement | measured | holds.
+
+    >>> checks = Checks()
+    >>> checks.add("1 + 1 = 2", 1 + 1, 1 + 1 == 2)
+    >>> checks
+    statement | measured | holds
+    1 + 1 = 2 | 2 | yes
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str, bool]] = []
+
+    def add(self, statement: str, measured, holds: bool) -> None:
+        """Add a line; `holds` is computed by the code above, never written by hand."""
+        self.rows.append((statement, str(measured), bool(holds)))
+
+    @property
+    def held(self) -> int:
+        return sum(holds for *_, holds in self.rows)
+
+    def _cells(self) -> list[tuple[str, str, str]]:
+        return [("statement", "measured", "holds"), *((s, m, "yes" if h else "NO") for s, m, h in self.rows)]
+
+    def __repr__(self) -> str:
+        return "\n".join(" | ".join(cells) for cells in self._cells())
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        """Text and HTML for readers; the counts, as metadata, for the table that `python -m fdimlib figures` prints."""
+        head, *body = [[escape(cell) for cell in cells] for cells in self._cells()]
+        html = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells in body)
+        html = f"<table><thead><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr></thead><tbody>{html}</tbody></table>"
+        counts = {"fdimlib": {"held": self.held, "of": len(self.rows)}}
+        return {"text/plain": repr(self), "text/html": html}, counts

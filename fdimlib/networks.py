@@ -1,0 +1,291 @@
+"""Networks: reading a torch Sequential, activation patterns, symmetries, bounds.
+
+A network is an ordinary `torch.nn.Sequential` of `nn.Linear` and `nn.ReLU`, with an optional leading `nn.Flatten` and
+final `nn.Softmax`. Everything that is proved about it depends on which hidden neurons are active, so the activation
+pattern is computed with certified signs: float64 with a running error bound, and exact integers where that leaves doubt.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+HEADS = ("identity", "softmax")
+
+
+@dataclass(frozen=True)
+class Network:
+    """The layers of a Sequential, as it holds them: `linears[l].weight` has shape (N_{l+1}, N_l)."""
+
+    linears: tuple[nn.Linear, ...]
+    head: str
+
+    @property
+    def widths(self) -> list[int]:
+        return [self.linears[0].in_features, *(layer.out_features for layer in self.linears)]
+
+    @property
+    def parameters(self) -> int:
+        """P: weights and biases, all of them, frozen ones included."""
+        return sum(p.numel() for layer in self.linears for p in layer.parameters())
+
+    @property
+    def hidden(self) -> int:
+        """H: the number of hidden neurons."""
+        return sum(self.widths[1:-1])
+
+    def affine(self, device=None) -> list[tuple[Tensor, Tensor | None]]:
+        """(weight, bias) of each layer in float64, which holds every floating dtype exactly."""
+        def exact(t):
+            return None if t is None else t.detach().to(device or t.device, torch.float64)
+
+        return [(exact(layer.weight), exact(layer.bias)) for layer in self.linears]
+
+
+def relu_mlp(widths: Sequence[int], *, seed: int = 0, bias_std: float = 0.0) -> nn.Sequential:
+    """A fully connected ReLU network with Glorot-uniform weights, in float64.
+
+    Args:
+        widths: (N_0, …, N_L), input width first.
+        seed: the weights depend on nothing else.
+        bias_std: standard deviation of Gaussian biases; 0 gives the zero biases of the paper's protocol.
+
+    >>> relu_mlp([784, 30, 30, 30, 10], seed=0)[0].weight.shape
+    torch.Size([30, 784])
+    """
+    if len(widths) < 2 or any(int(w) != w or w < 1 for w in widths):
+        raise ValueError(f"widths: found {list(widths)}; give at least two positive integers, e.g. [784, 30, 10]")
+    generator = torch.Generator().manual_seed(seed)
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(widths):
+        linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out, dtype=torch.float64)  # leaves torch's global seed alone
+        nn.init.xavier_uniform_(linear.weight, generator=generator)
+        nn.init.normal_(linear.bias, std=bias_std, generator=generator)
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def read_network(model: nn.Sequential, head: str | None = None) -> Network:
+    """Check that `model` is a network this library understands, and return its layers.
+
+    Raises:
+        TypeError: not a Sequential, or a layer that is not Linear, ReLU, leading Flatten or final Softmax.
+        ValueError: layers in the wrong order, widths that do not fit, shared parameters, NaN or infinite parameters.
+    """
+    if head not in (None, *HEADS):
+        raise ValueError(f"head: found {head!r}; use 'identity', 'softmax' or None (softmax when the model ends in one)")
+    if not isinstance(model, nn.Sequential):
+        raise TypeError(
+            f"model: found {type(model).__name__}, not a torch.nn.Sequential; "
+            "write it as nn.Sequential(nn.Linear(...), nn.ReLU(), ..., nn.Linear(...))"
+        )
+    layers = list(enumerate(model))
+    if layers and type(layers[0][1]) is nn.Flatten:
+        layers = layers[1:]
+    ends_in_softmax = bool(layers) and type(layers[-1][1]) is nn.Softmax
+    if ends_in_softmax:
+        if layers[-1][1].dim not in (1, -1, None):
+            raise ValueError(f"model: Softmax(dim={layers[-1][1].dim}) mixes samples; use Softmax(dim=1)")
+        layers = layers[:-1]
+    for position, layer in layers:
+        _check_layer(position, layer)
+    for order, (position, layer) in enumerate(layers):
+        if type(layer) is not (nn.Linear if order % 2 == 0 else nn.ReLU):
+            raise ValueError(f"model: unexpected {type(layer).__name__} at position {position}; "
+                             "Linear and ReLU layers must alternate, beginning and ending with Linear")
+    linears = tuple(layer for _, layer in layers[::2])
+    if len(layers) % 2 == 0:
+        raise ValueError("model: found no Linear layer" if not layers else
+                         f"model: ends in ReLU at position {layers[-1][0]}; the output layer must be Linear")
+    for before, (position, layer) in zip(linears, layers[2::2]):
+        if before.out_features != layer.in_features:
+            raise ValueError(f"model: Linear at position {position} takes {layer.in_features} inputs, "
+                             f"but the layer before gives {before.out_features}")
+    pointers = [p.data_ptr() for layer in linears for p in layer.parameters()]
+    if len(set(pointers)) < len(pointers):
+        raise ValueError("model: two layers share a parameter; the rank counts parameters as independent, "
+                         "so copy the shared layer (copy.deepcopy)")
+    return Network(linears, head or ("softmax" if ends_in_softmax else "identity"))
+
+
+def _check_layer(position: int, layer: nn.Module) -> None:
+    name = type(layer).__name__
+    if type(layer) not in (nn.Linear, nn.ReLU):
+        raise TypeError(f"model: unsupported layer {name} at position {position}; supported are Linear and ReLU, "
+                        "a leading Flatten and a final Softmax")
+    extra = set(dict(layer.named_parameters())) - {"weight", "bias"}
+    if extra:
+        raise TypeError(f"model: {name} at position {position} is reparameterised ({', '.join(sorted(extra))}); "
+                        "make its weight an ordinary parameter first")
+    for key, value in layer.named_parameters():
+        if not value.is_floating_point():
+            raise TypeError(f"model: {key} of {name} at position {position} has dtype {value.dtype}; use a float dtype")
+        _check_finite(value, f"model: {key} of {name} at position {position}")
+
+
+def _check_finite(values: Tensor, what: str) -> None:
+    bad = ~torch.isfinite(values)
+    if bad.any():
+        place = bad.nonzero()[0].tolist()
+        raise ValueError(f"{what} is {values[tuple(place)].item()} at {place} ({int(bad.sum())} such entries); "
+                         "clean or rescale the values first")
+
+
+def read_inputs(network: Network, x) -> Tensor:
+    """The sample as a float64 tensor (n, N_0); integer pixels and lower precisions convert without rounding.
+
+    Raises:
+        ValueError: empty, of the wrong width, or holding NaN or infinity (the first place is named).
+    """
+    x = torch.as_tensor(x).detach()
+    width = network.widths[0]
+    if x.is_complex():
+        raise ValueError(f"x: found dtype {x.dtype}; give real inputs")
+    if x.dim() < 2 or x.shape[0] == 0:
+        raise ValueError(f"x: found shape {tuple(x.shape)}; give a non-empty sample of shape (n, {width})")
+    if math.prod(x.shape[1:]) != width:
+        raise ValueError(f"x: found shape {tuple(x.shape)}, {math.prod(x.shape[1:])} values a sample; "
+                         f"the first layer takes {width}: give shape (n, {width})")
+    x = x.reshape(x.shape[0], width).to(torch.float64)
+    _check_finite(x, "x")
+    return x
+
+
+def activation_pattern(model: nn.Sequential, x) -> Tensor:
+    """Which hidden pre-activations are positive: bool (n, H), layers in order.
+
+    The signs are those of exact real arithmetic on the given floating-point numbers, not of a rounded forward pass.
+
+    >>> net = relu_mlp([2, 3, 1], seed=0)
+    >>> activation_pattern(net, torch.eye(2)).shape
+    torch.Size([2, 3])
+    """
+    network = read_network(model)
+    return torch.cat([sign > 0 for sign in certified_signs(network.affine(), read_inputs(network, x))], dim=1)
+
+
+def certified_signs(layers: list[tuple[Tensor, Tensor | None]], x: Tensor) -> list[Tensor]:
+    """Exact signs (−1, 0, 1) of the hidden pre-activations: one int8 tensor (n, N_l) a hidden layer.
+
+    float64 with the standard bound |fl(Σ a_i b_i) − Σ a_i b_i| ≤ γ_k Σ |a_i b_i| (Higham, Accuracy and Stability of
+    Numerical Algorithms, section 3.1), carried from layer to layer. Samples with a sign inside it are redone exactly.
+    """
+    x = x.to(layers[0][0].device)
+    h, error = x, torch.zeros_like(x)
+    doubtful = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    signs = []
+    for weight, bias in layers[:-1]:
+        bias = torch.zeros(len(weight), dtype=x.dtype, device=x.device) if bias is None else bias
+        size = weight.abs().T
+        # Terms that can be non-zero: a sum of none is exactly 0, and the rounding grows with their number only.
+        terms = ((h != 0) | (error > 0)).double() @ (size != 0).double() + (bias != 0)
+        z = h @ weight.T + bias
+        magnitude = (h.abs() + error) @ size + bias.abs()
+        # 2^-1022 a term covers underflow, 1.01 the rounding of this bound itself.
+        error = 1.01 * (error @ size + (terms + 2) * 2.0**-53 * magnitude) + terms * 2.0**-1022
+        sure = (z.abs() > error) | (terms == 0)
+        doubtful |= ~sure.all(dim=1)
+        signs.append(torch.where(terms == 0, 0, z.sign()).to(torch.int8))
+        error = torch.where((z < -error) | (terms == 0), 0, error)
+        h = z.clamp_min(0)
+    if doubtful.any():
+        for sign, exact in zip(signs, _exact_signs(layers, x[doubtful])):
+            sign[doubtful] = exact.to(sign.device)
+    return signs
+
+
+def _exact_signs(layers, x: Tensor):
+    """The same signs in exact integer arithmetic: a float64 is an integer times a power of two."""
+    h, scale = _integers(x)
+    for weight, bias in layers[:-1]:
+        w, w_scale = _integers(weight)
+        z, scale = h @ w.T, scale + w_scale
+        if bias is not None:
+            b, b_scale = _integers(bias)
+            low = min(scale, b_scale)
+            z, scale = (z << (scale - low)) + (b << (b_scale - low)), low
+        yield torch.from_numpy((z > 0).astype(np.int8) - (z < 0).astype(np.int8))
+        h = np.where(z > 0, z, 0)
+
+
+def _integers(t: Tensor) -> tuple[np.ndarray, int]:
+    """Python integers m and one exponent e with t = m·2^e exactly."""
+    mantissa, exponent = np.frexp(t.detach().cpu().numpy())
+    exponent = np.where(mantissa == 0, 0, exponent - 53)
+    low = int(exponent.min())
+    return (mantissa * 2.0**53).astype(np.int64).astype(object) << (exponent - low).astype(object), low
+
+
+def dimension_bound(model: nn.Sequential, n: int | None = None, *, head: str | None = None) -> int:
+    """The largest rank that the symmetries and the sample size allow; never below the true rank.
+
+    Identity head: min(n·N_L, P − H), since each hidden neuron gives one independent kernel vector, its rescaling.
+    Softmax: min(n·(N_L − 1), P − H − (N_{L−1} + 1)), since a shift common to all logits changes nothing (without an
+    output bias, the + 1 goes). `n=None` leaves the sample out.
+
+    >>> dimension_bound(relu_mlp([784, 30, 30, 30, 10]), n=600, head="softmax")
+    5400
+    """
+    network = read_network(model, head)
+    if n is not None and (int(n) != n or n < 1):
+        raise ValueError(f"n: found {n!r}; give the number of samples, a positive integer, or None")
+    outputs, free = network.widths[-1], network.parameters - network.hidden
+    if network.head == "softmax":
+        free -= network.widths[-2] + (network.linears[-1].bias is not None)
+        outputs -= 1
+    return free if n is None else min(int(n) * outputs, free)
+
+
+@torch.no_grad()
+def rescale(model: nn.Sequential, factors) -> nn.Sequential:
+    """A new network with the same function: neuron i of hidden layer l scaled by λ_i > 0 going in, 1/λ_i going out.
+
+    Args:
+        factors: for each hidden layer, N_l positive numbers. Powers of two keep every product exact in floating point;
+            other factors move the parameters by their rounding.
+    """
+    model, linears = _copy(model)
+    for layer, after, scale in _per_hidden_layer("factors", linears, factors):
+        scale = scale.to(layer.weight)
+        if not (torch.isfinite(scale) & (scale > 0)).all():
+            raise ValueError(f"factors: found {scale.tolist()}; every factor must be positive and finite")
+        layer.weight.mul_(scale[:, None])
+        if layer.bias is not None:
+            layer.bias.mul_(scale)
+        after.weight.div_(scale)
+    return model
+
+
+@torch.no_grad()
+def permute(model: nn.Sequential, permutations) -> nn.Sequential:
+    """A new network with the same function: the neurons of each hidden layer l reordered by `permutations[l]`."""
+    model, linears = _copy(model)
+    for layer, after, order in _per_hidden_layer("permutations", linears, permutations):
+        if sorted(order.tolist()) != list(range(layer.out_features)):
+            raise ValueError(f"permutations: found {order.tolist()}; give each of 0..{layer.out_features - 1} once")
+        order = order.long().to(layer.weight.device)
+        layer.weight.copy_(layer.weight[order])
+        if layer.bias is not None:
+            layer.bias.copy_(layer.bias[order])
+        after.weight.copy_(after.weight[:, order])
+    return model
+
+
+def _copy(model: nn.Sequential) -> tuple[nn.Sequential, tuple[nn.Linear, ...]]:
+    read_network(model)
+    model = copy.deepcopy(model)
+    return model, read_network(model).linears
+
+
+def _per_hidden_layer(name: str, linears, values):
+    values = [torch.as_tensor(v) for v in values]
+    sizes = [layer.out_features for layer in linears[:-1]]
+    if [tuple(v.shape) for v in values] != [(size,) for size in sizes]:
+        raise ValueError(f"{name}: found shapes {[tuple(v.shape) for v in values]}; "
+                         f"give one vector for each hidden layer, of lengths {sizes}")
+    return zip(linears[:-1], linears[1:], values)

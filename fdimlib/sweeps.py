@@ -1,0 +1,42 @@
+"""The two presets of every experiment, in one place: `quick` runs anywhere in minutes, `paper` has the authors' sizes."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of the experiments.
+
+    Attributes:
+        draws: random parameters or samples in the theory notebooks.
+        n_train, n_test: digits to train and test on.
+        widths: of the three hidden layers of 784-w-w-w-10.
+        seeds: of the split, the initial weights and the shuffling.
+        checkpoints: epochs at which dimensions are computed, beside epoch 0.
+        svd_widths: widths at which the paper's numerical rank is computed as well; it costs hundreds of times more.
+    """
+
+    draws: int
+    n_train: int
+    n_test: int
+    widths: tuple[int, ...]
+    seeds: tuple[int, ...]
+    checkpoints: tuple[int, ...]
+    svd_widths: tuple[int, ...]
+
+
+PRESETS = {
+    "quick": Preset(200, 600, 600, (2, 3, 5, 10), (0, 1, 2), (40, 80, 280, 680), (2, 3)),
+    "paper": Preset(2000, 600, 2000, (2, 3, 5, 10, 15, 20, 30, 45, 60), (0, 1, 2, 3, 4), (40, 80, 280, 680), (2, 3, 5, 10)),
+}
+
+
+def get_preset(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        ValueError: there is none; the names that exist are listed.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset: found {name!r}; use one of {', '.join(map(repr, PRESETS))}")
+    return PRESETS[name]

@@ -1,0 +1,97 @@
+"""The paper's training protocol: plain SGD on the cross-entropy, with copies of the network kept at given epochs."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+
+from fdimlib.networks import read_inputs, read_network
+
+
+@dataclass(frozen=True, repr=False)
+class Checkpoint:
+    """The network after `epoch` epochs, with its mean cross-entropy (nats) and accuracy (0 to 1) on the training inputs."""
+
+    epoch: int
+    model: nn.Sequential
+    loss: float
+    accuracy: float
+
+    def __repr__(self) -> str:
+        return f"epoch {self.epoch}: loss {self.loss:.3g}, accuracy {self.accuracy:.1%}"
+
+
+def train(
+    model: nn.Sequential, x, y, *, epochs: int | None = None, checkpoints: Sequence[int] = (40, 80, 280, 680),
+    lr: float = 0.1, batch_size: int = 256, seed: int = 0, progress: bool = True,
+) -> list[Checkpoint]:
+    """Train a copy of `model`; return it at epoch 0, at each checkpoint, and at the end.
+
+    SGD without momentum on the softmax cross-entropy, reshuffled every epoch, the last, smaller batch kept: the paper's
+    protocol. The model itself stays as it is; precision and device are the model's own.
+
+    Args:
+        model: network with one output a class; a final Softmax is understood, and left out of the loss.
+        x, y: inputs (n, N_0) and integer labels (n,).
+        epochs: None: up to the last checkpoint. Checkpoints beyond `epochs` are not reached.
+        seed: of the shuffling; together with the model it determines the run on one machine.
+
+    Raises:
+        ValueError: labels that do not fit the network or the inputs, or options out of range.
+        FloatingPointError: the loss became NaN or infinite; the learning rate is too high.
+
+    >>> import fdimlib as fd
+    >>> digits = fd.mnist_sample(100, 10)
+    >>> fd.train(fd.relu_mlp([784, 5, 10]), digits.x_train, digits.y_train, epochs=2, progress=False)[-1].epoch
+    2
+    """
+    network = read_network(model)
+    x, y = read_inputs(network, x), torch.as_tensor(y)
+    classes = network.widths[-1]
+    if y.shape != (len(x),) or y.is_floating_point() or y.min() < 0 or y.max() >= classes:
+        raise ValueError(f"y: found shape {tuple(y.shape)}, dtype {y.dtype}, values {y.min().item()} to {y.max().item()}; "
+                         f"give {len(x)} integer labels from 0 to {classes - 1}")
+    epochs = max(checkpoints, default=0) if epochs is None else epochs
+    first = min(checkpoints, default=0)
+    for name, value, low in (("epochs", epochs, 1), ("batch_size", batch_size, 1), ("checkpoints", first, 0)):
+        if value != int(value) or value < low:
+            raise ValueError(f"{name}: found {value}; give integers, at least {low}")
+    if not lr > 0:
+        raise ValueError(f"lr: found {lr}; give a positive learning rate")
+
+    model = copy.deepcopy(model)
+    logits = nn.Sequential(*(layer for layer in model if type(layer) is not nn.Softmax))
+    weight = network.linears[0].weight
+    x, y = x.to(weight), y.long().to(weight.device)
+    optimizer = torch.optim.SGD(logits.parameters(), lr=lr)
+    generator = torch.Generator().manual_seed(seed)
+    kept = [_checkpoint(0, model, logits, x, y)]
+    for epoch in tqdm(range(1, epochs + 1), desc="training", unit="epoch", delay=2, disable=not progress):
+        for batch in torch.randperm(len(x), generator=generator).split(batch_size):
+            optimizer.zero_grad()
+            cross_entropy(logits(x[batch]), y[batch]).backward()
+            optimizer.step()
+        if epoch in checkpoints or epoch == epochs:
+            kept.append(_checkpoint(epoch, model, logits, x, y))
+    return kept
+
+
+@torch.no_grad()
+def evaluate(model: nn.Sequential, x: Tensor, y: Tensor) -> tuple[float, float]:
+    """Mean cross-entropy (nats) and accuracy (0 to 1) of a network without final Softmax."""
+    out = model(x.to(model[-1].weight))
+    y = y.to(out.device)
+    return cross_entropy(out, y).item(), (out.argmax(dim=1) == y).double().mean().item()
+
+
+def _checkpoint(epoch: int, model: nn.Sequential, logits: nn.Sequential, x: Tensor, y: Tensor) -> Checkpoint:
+    loss, accuracy = evaluate(logits, x, y)
+    if not loss < float("inf"):
+        raise FloatingPointError(f"training diverged: the loss is {loss} after epoch {epoch}; lower lr")
+    frozen = copy.deepcopy(model)
+    frozen.zero_grad(set_to_none=True)
+    return Checkpoint(epoch, frozen, loss, accuracy)
