@@ -151,12 +151,13 @@ class _Eliminator:
         )
 
     def pivots_are_independent(self) -> bool:
-        """Check K_pivots s = v for s = (L Δ Lᵀ)⁻¹ v and random v."""
+        """Check K_pivots s = v for s = (L Δ Lᵀ)⁻¹ v and v uniform: one in the image of J would hide a singular K."""
         if not self.tiles:
             return True
         field, source, tiles = self.field, self.source, list(self.columns())
         everything = source.take(torch.cat([tile.rows for tile in self.tiles]))
-        v = source.push(everything, source.directions(CHECKS))
+        device, generator = self.tiles[0].inverse.device, torch.Generator().manual_seed(self.rank)
+        v = field.random(self.rank, CHECKS, generator=generator, device=device)
         s = v.clone()
         for tile, part in tiles:
             field.subtract_product_(s[part], tile.left, s[: part.start])

@@ -166,7 +166,9 @@ def activation_pattern(model: nn.Sequential, x) -> Tensor:
     torch.Size([2, 3])
     """
     network = read_network(model)
-    return torch.cat([sign > 0 for sign in certified_signs(network.affine(), read_inputs(network, x))], dim=1)
+    x = read_inputs(network, x)
+    none = torch.empty(len(x), 0, dtype=torch.bool, device=network.linears[0].weight.device)
+    return torch.cat([none, *(sign > 0 for sign in certified_signs(network.affine(), x))], dim=1)
 
 
 def certified_signs(layers: list[tuple[Tensor, Tensor | None]], x: Tensor) -> list[Tensor]:

@@ -1,0 +1,151 @@
+"""Real digits, corruptions, and the training protocol."""
+
+import gzip
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fdimlib as fd
+
+
+def idx(array):
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes()
+
+
+@pytest.fixture
+def mnist_folder(tmp_path):
+    """The four files in the standard format, one of them compressed, with digits that can be recognised."""
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 60), ("t10k", 40)):
+        images, labels = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8), rng.integers(0, 10, n).astype(np.uint8)
+        images[:, 0, 0] = labels
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
+        (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
+    return tmp_path
+
+
+def test_the_packaged_digits_are_real_and_balanced():
+    digits = fd.mnist_sample(4000, 1000)
+    x, y = torch.cat([digits.x_train, digits.x_test]), torch.cat([digits.y_train, digits.y_test])
+    assert x.shape == (5000, 784) and x.dtype == torch.float64 and y.dtype == torch.int64
+    assert torch.bincount(y).tolist() == [500] * 10
+    assert (x.min(), x.max()) == (0, 1) and torch.equal((x * 255).round() / 255, x)
+    assert x.unique(dim=0).shape[0] == 5000
+    means = torch.stack([x[y == k].mean(dim=0) for k in range(10)])
+    nearest = torch.cdist(x, means).argmin(dim=1)
+    assert (nearest == y).double().mean() > 0.75, "class means classify real digits well"
+    assert "5,000 MNIST digits" in str(digits)
+
+
+def test_splits_are_seeded_and_disjoint():
+    a, b, c = fd.mnist_sample(50, 50, seed=1), fd.mnist_sample(50, 50, seed=1), fd.mnist_sample(50, 50, seed=2)
+    assert torch.equal(a.x_train, b.x_train) and not torch.equal(a.x_train, c.x_train)
+    assert not (a.x_train[:, None] == a.x_test).all(dim=2).any()
+
+
+def test_the_full_set_is_used_when_the_user_has_it(mnist_folder, monkeypatch):
+    digits = fd.mnist_sample(70, 30, root=mnist_folder)
+    assert digits.source == f"100 MNIST digits in {mnist_folder}"
+    assert torch.equal((digits.x_train[:, 0] * 255).round().long(), digits.y_train), "labels follow their images"
+    monkeypatch.setenv("FDIMLIB_MNIST", str(mnist_folder))
+    assert torch.equal(fd.mnist_sample(70, 30).x_train, digits.x_train)
+
+
+@pytest.mark.parametrize("damage, error, message", [
+    (lambda p: p.unlink(), FileNotFoundError, "has no train-images-idx3-ubyte or train-images-idx3-ubyte.gz"),
+    (lambda p: p.write_bytes(p.read_bytes()[:-1]), ValueError, "not a complete IDX file of 3 dimensions"),
+    (lambda p: p.write_bytes(p.read_bytes()[:6]), ValueError, "not a complete IDX file of 3 dimensions"),
+    (lambda p: p.write_bytes(b"<html>" + p.read_bytes()), ValueError, "not a complete IDX file of 3 dimensions"),
+    (lambda p: p.write_bytes(idx(np.zeros((3, 28, 28), np.uint8))), ValueError, "43 images but 100 labels"),
+])
+def test_a_damaged_folder_is_named(mnist_folder, damage, error, message):
+    damage(mnist_folder / "train-images-idx3-ubyte")
+    with pytest.raises(error, match=message) as raised:
+        fd.mnist_sample(5, 5, root=mnist_folder)
+    assert str(mnist_folder) in str(raised.value)
+
+
+@pytest.mark.parametrize("sizes, message", [
+    ((0, 5), "n_train: found 0"), ((5, 1.5), "n_test: found 1.5"),
+    ((4000, 2000), r"4000 \+ 2000, but .* holds 5,000; take fewer, or .*FDIMLIB_MNIST"),
+])
+def test_sizes_are_checked(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        fd.mnist_sample(*sizes)
+
+
+def test_gaussian_samples_grow_by_appending():
+    assert torch.equal(fd.gaussian_inputs(7, 5, seed=3), fd.gaussian_inputs(20, 5, seed=3)[:7])
+    x = fd.gaussian_inputs(2000)
+    assert x.shape == (2000, 784) and abs(x.mean() - 0.5) < 0.01 and abs(x.std() - 1) < 0.01
+
+
+def test_corruptions_do_what_they_say_and_leave_the_original():
+    x, y = torch.zeros(500, 10, dtype=torch.float64), torch.zeros(2000, dtype=torch.int64)
+    assert abs(fd.add_noise(x, 0.3).std() - 0.3) < 0.02 and torch.equal(fd.add_noise(x, 0.0), x)
+    assert (fd.randomize_labels(y, 0.0) == 0).all() and not x.any() and not y.any()
+    assert abs((fd.randomize_labels(y, 0.5) != 0).double().mean() - 0.45) < 0.03
+    assert sorted(fd.randomize_labels(y, 1.0).unique().tolist()) == list(range(10))
+    with pytest.raises(ValueError, match="level: found -1"):
+        fd.add_noise(x, -1)
+    with pytest.raises(ValueError, match=r"share: found 1.5"):
+        fd.randomize_labels(y, 1.5)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return fd.mnist_sample(300, 10)
+
+
+def test_training_learns_real_digits_deterministically_and_leaves_the_network_alone(digits):
+    net = fd.relu_mlp([784, 10, 10], seed=0)
+    before = [p.clone() for p in net.parameters()]
+    first, again = (fd.train(net, digits.x_train, digits.y_train, checkpoints=(5, 20, 30), progress=False) for _ in range(2))
+    assert [c.epoch for c in first] == [0, 5, 20, 30]
+    assert all(torch.equal(a, b) for a, b in zip(first[-1].model.parameters(), again[-1].model.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before)) and all(p.grad is None for p in net.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(first[0].model.parameters(), before))
+    losses = [c.loss for c in first]
+    assert losses == sorted(losses, reverse=True) and first[-1].accuracy > 0.8
+    loss, accuracy = fd.evaluate(first[-1].model, digits.x_train, digits.y_train)
+    assert (loss, accuracy) == (first[-1].loss, first[-1].accuracy)
+
+
+def test_training_keeps_every_sample_of_the_last_batch(digits):
+    """One epoch with full batches is one step of gradient descent on the mean loss: written out by hand."""
+    net = fd.relu_mlp([784, 3, 10], seed=0)
+    loss = nn.functional.cross_entropy(net(digits.x_train), digits.y_train)
+    expected = [p - 0.1 * g for p, g in zip(net.parameters(), torch.autograd.grad(loss, list(net.parameters())))]
+    trained = fd.train(net, digits.x_train, digits.y_train, epochs=1, batch_size=1000, progress=False)[-1].model
+    for found, wanted in zip(trained.parameters(), expected):
+        torch.testing.assert_close(found.detach(), wanted.detach())
+
+
+def test_a_final_softmax_is_left_out_of_the_loss(digits):
+    net = fd.relu_mlp([784, 4, 10], seed=0)
+    plain, ending = (fd.train(m, digits.x_train, digits.y_train, epochs=2, progress=False)[-1]
+                     for m in (net, nn.Sequential(*net, nn.Softmax(dim=1))))
+    assert plain.loss == ending.loss and type(ending.model[-1]) is nn.Softmax
+
+
+def test_float32_networks_train_in_float32(digits):
+    kept = fd.train(fd.relu_mlp([784, 4, 10]).float(), digits.x_train, digits.y_train, epochs=1, progress=False)
+    assert kept[-1].model[0].weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(y=torch.zeros(7, dtype=torch.int64)), r"y: found shape \(7,\)"), (dict(y=torch.full((300,), 10)), "values 10 to 10"),
+    (dict(y=torch.zeros(300)), "give 300 integer labels from 0 to 9"), (dict(epochs=0), "epochs: found 0"),
+    (dict(batch_size=0), "batch_size: found 0"), (dict(lr=-1.0), "lr: found -1.0"),
+    (dict(checkpoints=(-1, 5)), "checkpoints: found -1"),
+])
+def test_training_options_are_checked(digits, change, message):
+    with pytest.raises(ValueError, match=message):
+        fd.train(fd.relu_mlp([784, 4, 10]), **(dict(x=digits.x_train, y=digits.y_train) | change))
+
+
+def test_divergence_is_reported(digits):
+    with pytest.raises(FloatingPointError, match=r"training diverged: the loss is .* lower lr"):
+        fd.train(fd.relu_mlp([784, 30, 30, 30, 10]), digits.x_train, digits.y_train, epochs=40, lr=1e30, progress=False)

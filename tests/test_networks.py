@@ -1,0 +1,207 @@
+"""Networks: what is read, what is refused and how it is said, patterns, bounds, symmetries."""
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import fdimlib as fd
+
+X = torch.zeros(4, 3)
+L = nn.Linear
+R = nn.ReLU
+S = nn.Sequential
+SHARED = L(3, 3)
+
+
+def with_nan():
+    net = fd.relu_mlp([3, 4, 2])
+    with torch.no_grad():
+        net[2].weight[1, 3] = float("nan")
+    return net
+
+
+def tied():
+    net = nn.Sequential(L(3, 3), R(), L(3, 3))
+    net[2].weight = net[0].weight
+    return net
+
+
+MODELS = {  # model: (error, found, what to do)
+    "not a Sequential": (L(3, 2), TypeError, "model: found Linear, not a torch.nn.Sequential", "write it as nn.Sequential"),
+    "unsupported": (S(L(3, 4), nn.Tanh(), L(4, 2)), TypeError, "unsupported layer Tanh at position 1", "supported"),
+    "dropout": (S(L(3, 4), R(), nn.Dropout(), L(4, 2)), TypeError, "layer Dropout at position 2", "supported"),
+    "log-softmax": (S(L(3, 2), nn.LogSoftmax(dim=1)), TypeError, "layer LogSoftmax at position 1", "supported"),
+    "nested": (S(nn.Sequential(L(3, 2))), TypeError, "layer Sequential at position 0", "supported"),
+    "spectral norm": (S(parametrizations.spectral_norm(L(3, 2))), TypeError, "ParametrizedLinear", "supported"),
+    "weight norm": (S(parametrizations.weight_norm(L(3, 2))), TypeError, "ParametrizedLinear", "supported"),
+    "complex": (S(L(3, 2, dtype=torch.complex64)), TypeError, "dtype torch.complex64", "use a float dtype"),
+    "empty": (S(), ValueError, "model: found no Linear layer", ""),
+    "two Linear": (S(L(3, 4), L(4, 2)), ValueError, "unexpected Linear at position 1", "must alternate"),
+    "two ReLU": (S(L(3, 4), R(), R(), L(4, 2)), ValueError, "unexpected ReLU at position 2", "must alternate"),
+    "ends in ReLU": (S(L(3, 4), R()), ValueError, "ends in ReLU at position 1", "must be Linear"),
+    "widths": (S(L(3, 4), R(), L(5, 2)), ValueError, "position 2 takes 5 inputs", "the layer before gives 4"),
+    "shared layer": (S(SHARED, R(), SHARED), ValueError, "two layers share a parameter", "copy the shared layer"),
+    "tied weights": (tied(), ValueError, "two layers share a parameter", "copy the shared layer"),
+    "softmax over samples": (S(L(3, 2), nn.Softmax(dim=0)), ValueError, "Softmax(dim=0) mixes samples", "use Softmax(dim=1)"),
+    "NaN": (with_nan(), ValueError, "weight of Linear at position 2 is nan at [1, 3] (1 such", "clean or rescale"),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_networks_that_cannot_be_read_say_why(case):
+    model, error, found, advice = MODELS[case]
+    with pytest.raises(error) as raised:
+        fd.batch_functional_dimension(model, X)
+    assert found in str(raised.value) and advice in str(raised.value)
+
+
+INPUTS = {
+    "wrong width": (torch.zeros(4, 5), "x: found shape (4, 5)", "give shape (n, 3)"),
+    "one dimension": (torch.zeros(3), "x: found shape (3,)", "of shape (n, 3)"),
+    "empty": (torch.zeros(0, 3), "x: found shape (0, 3)", "non-empty sample"),
+    "NaN": (torch.tensor([[0.0, 1, 2], [0, 1, float("nan")]]), "x is nan at [1, 2]", "clean or rescale"),
+    "infinity": (np.array([[0.0, -np.inf, 0]]), "x is -inf at [0, 1]", "clean or rescale"),
+    "complex": (torch.zeros(2, 3, dtype=torch.complex64), "x: found dtype torch.complex64", "give real inputs"),
+}
+
+
+@pytest.mark.parametrize("case", INPUTS)
+@pytest.mark.parametrize("call", [fd.batch_functional_dimension, fd.activation_pattern, fd.jacobian, fd.spectrum])
+def test_samples_that_cannot_be_read_say_why(case, call):
+    x, found, advice = INPUTS[case]
+    with pytest.raises(ValueError) as raised:
+        call(fd.relu_mlp([3, 4, 2]), x)
+    assert found in str(raised.value) and advice in str(raised.value)
+
+
+OPTIONS = {
+    "head": (dict(head="sigmoid"), "head: found 'sigmoid'; use 'identity', 'softmax' or None"),
+    "method": (dict(method="qr"), "method: found 'qr'; use one of 'exact', 'svd'"),
+    "at": (dict(at="here"), "at: found 'here'; use one of 'parameters', 'region'"),
+    "both": (dict(method="svd", at="region"), "at: 'region' needs method='exact'"),
+    "repeats": (dict(repeats=0), "repeats: found 0; give the number of primes"),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_unknown_options_list_what_there_is(case):
+    options, message = OPTIONS[case]
+    with pytest.raises(ValueError) as raised:
+        fd.batch_functional_dimension(fd.relu_mlp([3, 4, 2]), X, **options)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("call", [fd.batch_functional_dimension, fd.jacobian, fd.spectrum])
+def test_what_does_not_fit_is_refused_with_both_numbers(call, monkeypatch):
+    memory = psutil.virtual_memory()._replace(available=1000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    with pytest.raises(MemoryError, match=r"needs [\d,]+ bytes, 1,000 are free on cpu"):
+        call(fd.relu_mlp([3, 40, 2]), torch.randn(50, 3))
+
+
+def test_widths_and_other_arguments_are_checked():
+    with pytest.raises(ValueError, match="widths: found"):
+        fd.relu_mlp([3, 0, 2])
+    with pytest.raises(ValueError, match="n: found 0"):
+        fd.dimension_bound(fd.relu_mlp([3, 2]), 0)
+    with pytest.raises(ValueError, match="preset: found 'fast'; use one of 'quick', 'paper'"):
+        fd.get_preset("fast")
+
+
+def test_relu_mlp_is_glorot_with_zero_biases_and_leaves_the_global_seed_alone():
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    net = fd.relu_mlp([784, 30, 10], seed=3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    limit = (6 / (784 + 30)) ** 0.5
+    assert 0.99 * limit < net[0].weight.abs().max() <= limit and not net[0].bias.any()
+    assert net[0].weight.dtype == torch.float64
+    assert torch.equal(net[0].weight, fd.relu_mlp([784, 30, 10], seed=3)[0].weight)
+    assert not torch.equal(net[0].weight, fd.relu_mlp([784, 30, 10], seed=4)[0].weight)
+
+
+def test_pattern_has_one_column_a_hidden_neuron_in_order():
+    net = fd.relu_mlp([2, 3, 4, 1], seed=0, bias_std=1.0)
+    x = fd.gaussian_inputs(5, 2)
+    z1 = net[0](x)
+    z2 = net[2](z1.relu())
+    assert torch.equal(fd.activation_pattern(net, x), torch.cat([z1, z2], dim=1) > 0)
+    assert fd.activation_pattern(fd.relu_mlp([2, 1]), x).shape == (5, 0)
+
+
+def test_jacobian_has_the_promised_order_of_rows_and_columns():
+    """Entry by entry against central differences along torch's own parameter vector."""
+    net, x, step = fd.relu_mlp([2, 3, 2], seed=0, bias_std=1.0), fd.gaussian_inputs(3, 2), 1e-6
+    flat = nn.utils.parameters_to_vector(net.parameters()).detach()
+    for head, f in (("identity", lambda: net(x)), ("softmax", lambda: net(x).softmax(dim=1))):
+        columns = []
+        for k in range(len(flat)):
+            sides = []
+            for sign in (1, -1):
+                moved = flat.clone()
+                moved[k] += sign * step
+                nn.utils.vector_to_parameters(moved, net.parameters())
+                sides.append(f().detach().flatten())
+            columns.append((sides[0] - sides[1]) / (2 * step))
+        nn.utils.vector_to_parameters(flat, net.parameters())
+        torch.testing.assert_close(fd.jacobian(net, x, head=head), torch.stack(columns, dim=1), atol=1e-8, rtol=1e-6)
+
+
+def test_jacobian_keeps_the_precision_of_the_network():
+    net = fd.relu_mlp([2, 3, 2])
+    assert fd.jacobian(net, torch.eye(2)).dtype == torch.float64
+    assert fd.jacobian(net.float(), torch.eye(2)).dtype == torch.float32
+    assert fd.spectrum(net, torch.eye(2)).dtype == torch.float64
+
+
+def test_numerical_rank_is_numpys_rule():
+    rng = np.random.default_rng(0)
+    for rank in (0, 1, 3, 5):
+        matrix = rng.normal(size=(9, rank)) @ rng.normal(size=(rank, 6))
+        s = np.linalg.svd(matrix, compute_uv=False)
+        assert fd.numerical_rank(s, matrix.shape) == np.linalg.matrix_rank(matrix) == min(rank, 6)
+    assert fd.numerical_rank([], (0, 5)) == 0
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_bounds_count_rescalings_and_the_common_shift(bias):
+    net = nn.Sequential(L(5, 4, bias=bias), R(), L(4, 3, bias=bias), R(), L(3, 2, bias=bias))
+    parameters = sum(p.numel() for p in net.parameters())
+    assert fd.dimension_bound(net) == parameters - 7
+    assert fd.dimension_bound(net, head="softmax") == parameters - 7 - 3 - bias
+    assert (fd.dimension_bound(net, 4), fd.dimension_bound(net, 4, head="softmax")) == (8, 4)
+
+
+def test_symmetries_keep_the_function_the_type_and_the_original():
+    net = nn.Sequential(nn.Flatten(), *fd.relu_mlp([4, 3, 5, 2], seed=0, bias_std=1.0), nn.Softmax(dim=1)).float()
+    x, before = torch.randn(6, 2, 2), [p.clone() for p in net.parameters()]
+    for moved in (fd.rescale(net, [torch.tensor([1.0, 3.0, 0.2]), torch.full((5,), 7.0)]),
+                  fd.permute(net, [[2, 0, 1], [4, 3, 2, 1, 0]])):
+        torch.testing.assert_close(moved(x), net(x))
+        assert [p.dtype for p in moved.parameters()] == [p.dtype for p in net.parameters()]
+        assert all(p.requires_grad for p in moved.parameters())
+        assert any(not torch.equal(a, b) for a, b in zip(moved.parameters(), before))
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before))
+
+
+@pytest.mark.parametrize("call, values, found", [
+    (fd.rescale, [[1.0, 2.0]], "factors: found shapes [(2,)]; give one vector for each hidden layer, of lengths [3]"),
+    (fd.rescale, [[1.0, -2.0, 1.0]], "every factor must be positive"),
+    (fd.rescale, [[1.0, float("inf"), 1.0]], "every factor must be positive and finite"),
+    (fd.permute, [[0, 0, 1]], "permutations: found [0, 0, 1]; give each of 0..2 once"),
+    (fd.permute, [], "permutations: found shapes []"),
+])
+def test_symmetries_refuse_what_is_none(call, values, found):
+    with pytest.raises(ValueError) as raised:
+        call(fd.relu_mlp([2, 3, 1]), values)
+    assert found in str(raised.value)
+
+
+def test_a_dimension_is_an_integer_and_a_sentence():
+    dim = fd.batch_functional_dimension(fd.relu_mlp([2, 3, 2], seed=0, bias_std=1.0), fd.gaussian_inputs(50, 2))
+    assert int(dim) == dim.value == range(100)[dim]
+    assert str(dim) == repr(dim) == (f"rank Df_θ(X) = {dim.value} of at most 14 at θ (identity head, n = 50, P = 17; "
+                                     "exact modulo 4194301, verified)")
