@@ -52,6 +52,8 @@ class PrimeField:
 
     def matmul(self, a: Tensor, b: Tensor) -> Tensor:
         """a·b of residue matrices."""
+        if a.shape[-1] <= INNER:
+            return self.reduce_(a @ b)
         return self.subtract_product_(a.new_zeros(a.shape[0], b.shape[1]), a, -b)
 
     def mul(self, a: Tensor, b: Tensor) -> Tensor:

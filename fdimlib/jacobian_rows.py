@@ -90,12 +90,13 @@ class JacobianRows:
         return self.field.reduce_(out)
 
     def pull(self, handle: Handle, s: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The directions D Jᵀ s."""
+        """The directions D Jᵀ s: on each layer u ⊗ [v, c] times the sum over rows of s·(g ⊗ [h, 1])."""
         field, z = self.field, []
         for g, h, u, v, c in zip(handle.g, handle.h, self.u, self.v, self.c):
-            columns = [(field.mul(field.matmul(weighted.T, h[handle.sample]), u[:, None]),
-                        field.mul(field.matmul(weighted.T, torch.ones_like(s[:, :1])), u[:, None]))
-                       for weighted in (field.mul(g, column[:, None]) for column in s.T)]
-            z.append((torch.stack([field.mul(w, v) for w, _ in columns], dim=2),
-                      torch.cat([field.mul(b, c) for _, b in columns], dim=1)))
+            weighted = field.mul(field.mul(g[:, :, None], s[:, None, :]), u[:, None])  # (rows, N_l, count)
+            by_sample = weighted.new_zeros(len(h), *weighted.shape[1:]).index_add_(0, handle.sample, weighted)
+            by_sample = field.reduce_(by_sample).flatten(1)
+            weights = field.matmul(by_sample.T, h).reshape(*weighted.shape[1:], -1).movedim(2, 1)
+            biases = field.reduce_(by_sample.sum(dim=0)).reshape(weighted.shape[1:])
+            z.append((field.mul(weights, v[:, None]), field.mul(biases, c)))
         return z

@@ -64,32 +64,38 @@ def train(
         raise ValueError(f"lr: found {lr}; give a positive learning rate")
 
     model = copy.deepcopy(model)
-    logits = nn.Sequential(*(layer for layer in model if type(layer) is not nn.Softmax))
+    logits = _without_softmax(model)
     weight = network.linears[0].weight
     x, y = x.to(weight), y.long().to(weight.device)
-    optimizer = torch.optim.SGD(logits.parameters(), lr=lr)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     generator = torch.Generator().manual_seed(seed)
-    kept = [_checkpoint(0, model, logits, x, y)]
+    kept = [_checkpoint(0, model, x, y)]
     for epoch in tqdm(range(1, epochs + 1), desc="training", unit="epoch", delay=2, disable=not progress):
         for batch in torch.randperm(len(x), generator=generator).split(batch_size):
             optimizer.zero_grad()
             cross_entropy(logits(x[batch]), y[batch]).backward()
             optimizer.step()
         if epoch in checkpoints or epoch == epochs:
-            kept.append(_checkpoint(epoch, model, logits, x, y))
+            kept.append(_checkpoint(epoch, model, x, y))
     return kept
+
+
+def _without_softmax(model: nn.Sequential) -> nn.Sequential:
+    """The same layers, parameters shared, up to the logits."""
+    return nn.Sequential(*(layer for layer in model if type(layer) is not nn.Softmax))
 
 
 @torch.no_grad()
 def evaluate(model: nn.Sequential, x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and accuracy (0 to 1) of a network without final Softmax."""
-    out = model(x.to(model[-1].weight))
+    """Mean cross-entropy (nats) and accuracy (0 to 1) of a network on inputs (n, N_0) and labels (n,)."""
+    logits = _without_softmax(model)
+    out = logits(x.to(logits[-1].weight))
     y = y.to(out.device)
     return cross_entropy(out, y).item(), (out.argmax(dim=1) == y).double().mean().item()
 
 
-def _checkpoint(epoch: int, model: nn.Sequential, logits: nn.Sequential, x: Tensor, y: Tensor) -> Checkpoint:
-    loss, accuracy = evaluate(logits, x, y)
+def _checkpoint(epoch: int, model: nn.Sequential, x: Tensor, y: Tensor) -> Checkpoint:
+    loss, accuracy = evaluate(model, x, y)
     if not loss < float("inf"):
         raise FloatingPointError(f"training diverged: the loss is {loss} after epoch {epoch}; lower lr")
     frozen = copy.deepcopy(model)
