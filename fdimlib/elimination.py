@@ -24,7 +24,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from fdimlib.finite_field import PrimeField
 

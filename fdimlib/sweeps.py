@@ -13,7 +13,8 @@ class Preset:
         widths: of the three hidden layers of 784-w-w-w-10.
         seeds: of the split, the initial weights and the shuffling.
         checkpoints: epochs at which dimensions are computed, beside epoch 0.
-        svd_widths: widths at which the paper's numerical rank is computed as well; it costs hundreds of times more.
+        svd_widths, svd_inputs: widths at which the paper's numerical rank is computed as well, and on how many of the
+            training digits; it costs hundreds of times more.
     """
 
     draws: int
@@ -23,11 +24,18 @@ class Preset:
     seeds: tuple[int, ...]
     checkpoints: tuple[int, ...]
     svd_widths: tuple[int, ...]
+    svd_inputs: int
 
 
 PRESETS = {
-    "quick": Preset(200, 600, 600, (2, 3, 5, 10), (0, 1, 2), (40, 80, 280, 680), (3,)),
-    "paper": Preset(2000, 600, 2000, (2, 3, 5, 10, 15, 20, 30, 45, 60), (0, 1, 2, 3, 4), (40, 80, 280, 680), (2, 3, 5, 10)),
+    "quick": Preset(
+        draws=200, n_train=600, n_test=600, widths=(2, 3, 5, 10), seeds=(0, 1, 2), checkpoints=(40, 80, 280, 680),
+        svd_widths=(5,), svd_inputs=200,
+    ),
+    "paper": Preset(
+        draws=2000, n_train=600, n_test=2000, widths=(2, 3, 5, 10, 15, 20, 30, 45, 60), seeds=(0, 1, 2, 3, 4),
+        checkpoints=(40, 80, 280, 680), svd_widths=(2, 3, 5, 10), svd_inputs=600,
+    ),
 }
 
 
