@@ -1,9 +1,10 @@
 """Exact functional dimensions of ReLU networks: a companion to Bona-Pellissier, Malgouyres, Bachoc (2024)."""
 
+from fdimlib.activation import activation_pattern
 from fdimlib.data import Sample, add_noise, gaussian_inputs, mnist_sample, randomize_labels
 from fdimlib.dimension import Dimension, batch_functional_dimension, full_functional_dimension
 from fdimlib.jacobian import jacobian, numerical_rank, spectrum
-from fdimlib.networks import activation_pattern, dimension_bound, permute, relu_mlp, rescale
+from fdimlib.networks import dimension_bound, permute, relu_mlp, rescale
 from fdimlib.sweeps import get_preset
 from fdimlib.training import Checkpoint, evaluate, train
 

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import zlib
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from fdimlib.validation import whole_number
 
 ROOT_VARIABLE = "FDIMLIB_MNIST"
 
@@ -46,9 +49,7 @@ def mnist_sample(n_train: int = 600, n_test: int = 2000, *, seed: int = 0, root:
     """
     root = root or os.environ.get(ROOT_VARIABLE)
     images, labels, source = _read_idx_folder(Path(root)) if root else _packaged_digits()
-    for name, size in (("n_train", n_train), ("n_test", n_test)):
-        if int(size) != size or size < 1:
-            raise ValueError(f"{name}: found {size!r}; give a positive integer")
+    n_train, n_test = whole_number("n_train", n_train, 1), whole_number("n_test", n_test, 1)
     if n_train + n_test > len(images):
         raise ValueError(f"n_train, n_test: found {n_train} + {n_test}, but {source} holds {len(images):,}; take fewer, or "
                          f"give the folder of the full set (root= or {ROOT_VARIABLE})")
@@ -67,12 +68,14 @@ def _packaged_digits() -> tuple[np.ndarray, np.ndarray, str]:
 
 @cache
 def _read_idx_folder(root: Path) -> tuple[np.ndarray, np.ndarray, str]:
-    images, labels = (
-        np.concatenate([_read_idx(root, f"{part}-{kind}", dimensions) for part in ("train", "t10k")])
-        for kind, dimensions in (("images-idx3-ubyte", 3), ("labels-idx1-ubyte", 1))
-    )
-    if len(images) != len(labels):
-        raise ValueError(f"root: {root} holds {len(images)} images but {len(labels)} labels; the files do not belong together")
+    parts = []
+    for part in ("train", "t10k"):
+        images, labels = _read_idx(root, f"{part}-images-idx3-ubyte", 3), _read_idx(root, f"{part}-labels-idx1-ubyte", 1)
+        if len(images) != len(labels) or images.shape[1:] != (28, 28):
+            raise ValueError(f"root: {root} holds {len(images)} {part} images of shape {images.shape[1:]} but {len(labels)} "
+                             "labels; as many labels as images of 28 × 28 pixels belong together")
+        parts.append((images, labels))
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts))
     return images, labels, f"{len(images):,} MNIST digits in {root}"
 
 
@@ -82,7 +85,11 @@ def _read_idx(root: Path, name: str, dimensions: int) -> np.ndarray:
     if not paths:
         raise FileNotFoundError(f"root: {root} has no {name} or {name}.gz; it must hold the four standard MNIST files")
     raw = paths[0].read_bytes()
-    raw = gzip.decompress(raw) if paths[0].suffix == ".gz" else raw
+    if paths[0].suffix == ".gz":
+        try:
+            raw = gzip.decompress(raw)
+        except (EOFError, OSError, zlib.error) as damage:
+            raise ValueError(f"root: {paths[0]} is not a complete gzip file ({damage}); fetch it again") from damage
     shape = np.frombuffer(raw, ">i4", count=dimensions, offset=4) if len(raw) >= 4 + 4 * dimensions else [0]
     if raw[:4] != bytes([0, 0, 8, dimensions]) or len(raw) != 4 + 4 * dimensions + np.prod(shape, dtype=np.int64):
         raise ValueError(f"root: {paths[0]} is not a complete IDX file of {dimensions} dimensions; fetch it again")
@@ -101,6 +108,7 @@ def add_noise(x: Tensor, level: float, *, seed: int = 0) -> Tensor:
     """x plus independent N(0, level²) noise on every coordinate, not clipped."""
     if not level >= 0:
         raise ValueError(f"level: found {level}; give a standard deviation, at least 0")
+    x = x if x.is_floating_point() else x.to(torch.float64)
     return x + level * torch.from_numpy(np.random.default_rng(seed).standard_normal(tuple(x.shape))).to(x)
 
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fdimlib.activation import certified_signs
 from fdimlib.data import gaussian_inputs
 from fdimlib.elimination import Elimination, eliminate
 from fdimlib.finite_field import PrimeField, primes
 from fdimlib.jacobian import numerical_rank, spectrum
 from fdimlib.jacobian_rows import JacobianRows
-from fdimlib.memory import require_memory
-from fdimlib.networks import Network, certified_signs, dimension_bound, read_inputs, read_network
+from fdimlib.networks import Network, dimension_bound, read_inputs, read_network
+from fdimlib.validation import one_of, require_memory, whole_number
 
 ATTEMPTS = 3  # fresh random diagonals after a failed check, itself a matter of one run in a few hundred
 
@@ -97,10 +98,9 @@ def batch_functional_dimension(
     >>> int(batch_functional_dimension(fd.relu_mlp([1, 2, 1], seed=0, bias_std=1.0), x))
     3
     """
-    _check_option("method", method, ("exact", "svd"))
-    _check_option("at", at, ("parameters", "region"))
-    if repeats < 1:
-        raise ValueError(f"repeats: found {repeats}; give the number of primes, at least 1")
+    one_of("method", method, ("exact", "svd"))
+    one_of("at", at, ("parameters", "region"))
+    repeats = whole_number("repeats", repeats, 1)
     network = read_network(model, head)
     x = read_inputs(network, x)
     bound = dimension_bound(model, len(x), head=head)
@@ -166,6 +166,7 @@ def full_functional_dimension(
         The dimension on the last sample, with `bound` that of the parameters alone.
     """
     network = read_network(model, head)
+    max_samples = None if max_samples is None else whole_number("max_samples", max_samples, 1)
     bound = dimension_bound(model, head=head)
     outputs = network.widths[-1] - (network.head == "softmax")
     n, last = math.ceil(1.05 * bound / max(outputs, 1)) + 10, None
@@ -176,8 +177,3 @@ def full_functional_dimension(
         if dim.value == bound or last == dim.value or n == max_samples:
             return dataclasses.replace(dim, bound=bound)
         n, last = 2 * n, dim.value
-
-
-def _check_option(name: str, found, allowed: tuple[str, ...]) -> None:
-    if found not in allowed:
-        raise ValueError(f"{name}: found {found!r}; use one of {', '.join(map(repr, allowed))}")

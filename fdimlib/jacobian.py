@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
+from fdimlib.activation import certified_signs
 from fdimlib.finite_field import PrimeField
-from fdimlib.memory import require_memory
-from fdimlib.networks import certified_signs, read_inputs, read_network
+from fdimlib.networks import read_inputs, read_network
+from fdimlib.validation import require_memory
 
 
 def jacobian(model: nn.Sequential, x, *, head: str | None = None) -> Tensor:
@@ -52,8 +53,11 @@ def spectrum(model: nn.Sequential, x, *, head: str | None = None) -> Tensor:
 
     Raises:
         MemoryError: the matrix and the work space of the SVD do not fit.
+        FloatingPointError: the entries overflow.
     """
     matrix = jacobian(model, x, head=head)
+    if not torch.isfinite(matrix).all():
+        raise FloatingPointError("model: the Jacobian overflows in floating point; method='exact' takes numbers of any size")
     require_memory(3 * matrix.numel() * 8, matrix.device, "the singular values of the Jacobian")
     return torch.linalg.svdvals(matrix.to(torch.float64))
 

@@ -1,8 +1,7 @@
-"""Networks: reading a torch Sequential, activation patterns, symmetries, bounds.
+"""Networks: making one, reading a torch Sequential, the bounds and the symmetries of its parameters.
 
 A network is an ordinary `torch.nn.Sequential` of `nn.Linear` and `nn.ReLU`, with an optional leading `nn.Flatten` and
-final `nn.Softmax`. Everything that is proved about it depends on which hidden neurons are active, so the activation
-pattern is computed with certified signs: float64 with a running error bound, and exact integers where that leaves doubt.
+final `nn.Softmax`. What else a Sequential can hold is refused: the rank of other layers would be silently wrong.
 """
 
 import copy
@@ -11,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-HEADS = ("identity", "softmax")
+from fdimlib.validation import finite, one_of, real_array, whole_number
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,9 @@ def relu_mlp(widths: Sequence[int], *, seed: int = 0, bias_std: float = 0.0) -> 
     >>> relu_mlp([784, 30, 30, 30, 10], seed=0)[0].weight.shape
     torch.Size([30, 784])
     """
-    if len(widths) < 2 or any(int(w) != w or w < 1 for w in widths):
+    if len(widths) < 2:
         raise ValueError(f"widths: found {list(widths)}; give at least two positive integers, e.g. [784, 30, 10]")
+    widths = [whole_number("widths", width, 1) for width in widths]
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths):
@@ -77,16 +76,18 @@ def read_network(model: nn.Sequential, head: str | None = None) -> Network:
         TypeError: not a Sequential, or a layer that is not Linear, ReLU, leading Flatten or final Softmax.
         ValueError: layers in the wrong order, widths that do not fit, shared parameters, NaN or infinite parameters.
     """
-    if head not in (None, *HEADS):
-        raise ValueError(f"head: found {head!r}; use 'identity', 'softmax' or None (softmax when the model ends in one)")
-    if not isinstance(model, nn.Sequential):
+    one_of("head", head, ("identity", "softmax", None))
+    if not isinstance(model, nn.Sequential) or type(model).forward is not nn.Sequential.forward:
         raise TypeError(
             f"model: found {type(model).__name__}, not a torch.nn.Sequential; "
             "write it as nn.Sequential(nn.Linear(...), nn.ReLU(), ..., nn.Linear(...))"
         )
     layers = list(enumerate(model))
     if layers and type(layers[0][1]) is nn.Flatten:
-        layers = layers[1:]
+        flatten, layers = layers[0][1], layers[1:]
+        if (flatten.start_dim, flatten.end_dim) != (1, -1):
+            raise ValueError(f"model: Flatten(start_dim={flatten.start_dim}, end_dim={flatten.end_dim}) at position 0; "
+                             "use Flatten(), which keeps the samples apart")
     ends_in_softmax = bool(layers) and type(layers[-1][1]) is nn.Softmax
     if ends_in_softmax:
         if layers[-1][1].dim not in (1, -1, None):
@@ -106,8 +107,8 @@ def read_network(model: nn.Sequential, head: str | None = None) -> Network:
         if before.out_features != layer.in_features:
             raise ValueError(f"model: Linear at position {position} takes {layer.in_features} inputs, "
                              f"but the layer before gives {before.out_features}")
-    pointers = [p.data_ptr() for layer in linears for p in layer.parameters()]
-    if len(set(pointers)) < len(pointers):
+    spans = sorted((p.data_ptr(), p.data_ptr() + p.nbytes) for layer in linears for p in layer.parameters())
+    if any(end > start for (_, end), (start, _) in pairwise(spans)):
         raise ValueError("model: two layers share a parameter; the rank counts parameters as independent, "
                          "so copy the shared layer (copy.deepcopy)")
     return Network(linears, head or ("softmax" if ends_in_softmax else "identity"))
@@ -122,18 +123,12 @@ def _check_layer(position: int, layer: nn.Module) -> None:
     if extra:
         raise TypeError(f"model: {name} at position {position} is reparameterised ({', '.join(sorted(extra))}); "
                         "make its weight an ordinary parameter first")
+    if type(layer) is nn.Linear and "weight" not in dict(layer.named_parameters()):
+        raise TypeError(f"model: weight of {name} at position {position} is not a parameter; make it an nn.Parameter")
     for key, value in layer.named_parameters():
         if not value.is_floating_point():
             raise TypeError(f"model: {key} of {name} at position {position} has dtype {value.dtype}; use a float dtype")
-        _check_finite(value, f"model: {key} of {name} at position {position}")
-
-
-def _check_finite(values: Tensor, what: str) -> None:
-    bad = ~torch.isfinite(values)
-    if bad.any():
-        place = bad.nonzero()[0].tolist()
-        raise ValueError(f"{what} is {values[tuple(place)].item()} at {place} ({int(bad.sum())} such entries); "
-                         "clean or rescale the values first")
+        finite(value, f"model: {key} of {name} at position {position}")
 
 
 def read_inputs(network: Network, x) -> Tensor:
@@ -142,85 +137,15 @@ def read_inputs(network: Network, x) -> Tensor:
     Raises:
         ValueError: empty, of the wrong width, or holding NaN or infinity (the first place is named).
     """
-    x = torch.as_tensor(x).detach()
-    width = network.widths[0]
-    if x.is_complex():
-        raise ValueError(f"x: found dtype {x.dtype}; give real inputs")
+    x, width = real_array("x", x), network.widths[0]
     if x.dim() < 2 or x.shape[0] == 0:
         raise ValueError(f"x: found shape {tuple(x.shape)}; give a non-empty sample of shape (n, {width})")
     if math.prod(x.shape[1:]) != width:
         raise ValueError(f"x: found shape {tuple(x.shape)}, {math.prod(x.shape[1:])} values a sample; "
                          f"the first layer takes {width}: give shape (n, {width})")
-    x = x.reshape(x.shape[0], width).to(torch.float64)
-    _check_finite(x, "x")
+    x = x.reshape(len(x), width)
+    finite(x, "x")
     return x
-
-
-def activation_pattern(model: nn.Sequential, x) -> Tensor:
-    """Which hidden pre-activations are positive: bool (n, H), layers in order.
-
-    The signs are those of exact real arithmetic on the given floating-point numbers, not of a rounded forward pass.
-
-    >>> net = relu_mlp([2, 3, 1], seed=0)
-    >>> activation_pattern(net, torch.eye(2)).shape
-    torch.Size([2, 3])
-    """
-    network = read_network(model)
-    x = read_inputs(network, x)
-    none = torch.empty(len(x), 0, dtype=torch.bool, device=network.linears[0].weight.device)
-    return torch.cat([none, *(sign > 0 for sign in certified_signs(network.affine(), x))], dim=1)
-
-
-def certified_signs(layers: list[tuple[Tensor, Tensor | None]], x: Tensor) -> list[Tensor]:
-    """Exact signs (−1, 0, 1) of the hidden pre-activations: one int8 tensor (n, N_l) a hidden layer.
-
-    float64 with the standard bound |fl(Σ a_i b_i) − Σ a_i b_i| ≤ γ_k Σ |a_i b_i| (Higham, Accuracy and Stability of
-    Numerical Algorithms, section 3.1), carried from layer to layer. Samples with a sign inside it are redone exactly.
-    """
-    x = x.to(layers[0][0].device)
-    h, error = x, torch.zeros_like(x)
-    doubtful = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    signs = []
-    for weight, bias in layers[:-1]:
-        bias = torch.zeros(len(weight), dtype=x.dtype, device=x.device) if bias is None else bias
-        size = weight.abs().T
-        # Terms that can be non-zero: a sum of none is exactly 0, and the rounding grows with their number only.
-        terms = ((h != 0) | (error > 0)).double() @ (size != 0).double() + (bias != 0)
-        z = h @ weight.T + bias
-        magnitude = (h.abs() + error) @ size + bias.abs()
-        # 2^-1022 a term covers underflow, 1.01 the rounding of this bound itself.
-        error = 1.01 * (error @ size + (terms + 2) * 2.0**-53 * magnitude) + terms * 2.0**-1022
-        sure = (z.abs() > error) | (terms == 0)
-        doubtful |= ~sure.all(dim=1)
-        signs.append(torch.where(terms == 0, 0, z.sign()).to(torch.int8))
-        error = torch.where((z < -error) | (terms == 0), 0, error)
-        h = z.clamp_min(0)
-    if doubtful.any():
-        for sign, exact in zip(signs, _exact_signs(layers, x[doubtful])):
-            sign[doubtful] = exact.to(sign.device)
-    return signs
-
-
-def _exact_signs(layers, x: Tensor):
-    """The same signs in exact integer arithmetic: a float64 is an integer times a power of two."""
-    h, scale = _integers(x)
-    for weight, bias in layers[:-1]:
-        w, w_scale = _integers(weight)
-        z, scale = h @ w.T, scale + w_scale
-        if bias is not None:
-            b, b_scale = _integers(bias)
-            low = min(scale, b_scale)
-            z, scale = (z << (scale - low)) + (b << (b_scale - low)), low
-        yield torch.from_numpy((z > 0).astype(np.int8) - (z < 0).astype(np.int8))
-        h = np.where(z > 0, z, 0)
-
-
-def _integers(t: Tensor) -> tuple[np.ndarray, int]:
-    """Python integers m and one exponent e with t = m·2^e exactly."""
-    mantissa, exponent = np.frexp(t.detach().cpu().numpy())
-    exponent = np.where(mantissa == 0, 0, exponent - 53)
-    low = int(exponent.min())
-    return (mantissa * 2.0**53).astype(np.int64).astype(object) << (exponent - low).astype(object), low
 
 
 def dimension_bound(model: nn.Sequential, n: int | None = None, *, head: str | None = None) -> int:
@@ -234,13 +159,11 @@ def dimension_bound(model: nn.Sequential, n: int | None = None, *, head: str | N
     5400
     """
     network = read_network(model, head)
-    if n is not None and (int(n) != n or n < 1):
-        raise ValueError(f"n: found {n!r}; give the number of samples, a positive integer, or None")
     outputs, free = network.widths[-1], network.parameters - network.hidden
     if network.head == "softmax":
         free -= network.widths[-2] + (network.linears[-1].bias is not None)
         outputs -= 1
-    return free if n is None else min(int(n) * outputs, free)
+    return free if n is None else min(whole_number("n", n, 1) * outputs, free)
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from fdimlib.validation import one_of
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -45,6 +47,5 @@ def get_preset(name: str) -> Preset:
     Raises:
         ValueError: there is none; the names that exist are listed.
     """
-    if name not in PRESETS:
-        raise ValueError(f"preset: found {name!r}; use one of {', '.join(map(repr, PRESETS))}")
+    one_of("preset", name, tuple(PRESETS))
     return PRESETS[name]

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from fdimlib.networks import read_inputs, read_network
+from fdimlib.validation import whole_number
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,13 +54,12 @@ def train(
     x, y = read_inputs(network, x), torch.as_tensor(y)
     classes = network.widths[-1]
     if y.shape != (len(x),) or y.is_floating_point() or y.min() < 0 or y.max() >= classes:
-        raise ValueError(f"y: found shape {tuple(y.shape)}, dtype {y.dtype}, values {y.min().item()} to {y.max().item()}; "
+        values = f", values {y.min().item()} to {y.max().item()}" if y.numel() else ""
+        raise ValueError(f"y: found shape {tuple(y.shape)}, dtype {y.dtype}{values}; "
                          f"give {len(x)} integer labels from 0 to {classes - 1}")
-    epochs = max(checkpoints, default=0) if epochs is None else epochs
-    first = min(checkpoints, default=0)
-    for name, value, low in (("epochs", epochs, 1), ("batch_size", batch_size, 1), ("checkpoints", first, 0)):
-        if value != int(value) or value < low:
-            raise ValueError(f"{name}: found {value}; give integers, at least {low}")
+    checkpoints = [whole_number("checkpoints", epoch, 0) for epoch in checkpoints]
+    epochs = whole_number("epochs", max(checkpoints, default=0) if epochs is None else epochs, 1)
+    batch_size = whole_number("batch_size", batch_size, 1)
     if not lr > 0:
         raise ValueError(f"lr: found {lr}; give a positive learning rate")
 

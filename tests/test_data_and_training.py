@@ -58,7 +58,8 @@ def test_the_full_set_is_used_when_the_user_has_it(mnist_folder, monkeypatch):
     (lambda p: p.write_bytes(p.read_bytes()[:-1]), ValueError, "not a complete IDX file of 3 dimensions"),
     (lambda p: p.write_bytes(p.read_bytes()[:6]), ValueError, "not a complete IDX file of 3 dimensions"),
     (lambda p: p.write_bytes(b"<html>" + p.read_bytes()), ValueError, "not a complete IDX file of 3 dimensions"),
-    (lambda p: p.write_bytes(idx(np.zeros((3, 28, 28), np.uint8))), ValueError, "43 images but 100 labels"),
+    (lambda p: p.write_bytes(idx(np.zeros((3, 28, 28), np.uint8))), ValueError,
+     r"3 train images of shape \(28, 28\) but 60 labels"),
 ])
 def test_a_damaged_folder_is_named(mnist_folder, damage, error, message):
     damage(mnist_folder / "train-images-idx3-ubyte")
@@ -137,7 +138,8 @@ def test_float32_networks_train_in_float32(digits):
 
 @pytest.mark.parametrize("change, message", [
     (dict(y=torch.zeros(7, dtype=torch.int64)), r"y: found shape \(7,\)"), (dict(y=torch.full((300,), 10)), "values 10 to 10"),
-    (dict(y=torch.zeros(300)), "give 300 integer labels from 0 to 9"), (dict(epochs=0), "epochs: found 0"),
+    (dict(y=torch.zeros(300)), "give 300 integer labels from 0 to 9"),
+    (dict(epochs=0), "epochs: found 0; give a whole number, at least 1"),
     (dict(batch_size=0), "batch_size: found 0"), (dict(lr=-1.0), "lr: found -1.0"),
     (dict(checkpoints=(-1, 5)), "checkpoints: found -1"),
 ])

@@ -11,10 +11,10 @@ from torch import nn
 
 import fdimlib as fd
 from fdimlib import dimension, elimination
+from fdimlib.activation import certified_signs
 from fdimlib.elimination import eliminate
 from fdimlib.finite_field import INNER, PrimeField, primes
 from fdimlib.jacobian import modular_rank
-from fdimlib.networks import certified_signs
 
 FIELD = PrimeField(PRIME)
 

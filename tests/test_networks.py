@@ -64,7 +64,7 @@ INPUTS = {
     "empty": (torch.zeros(0, 3), "x: found shape (0, 3)", "non-empty sample"),
     "NaN": (torch.tensor([[0.0, 1, 2], [0, 1, float("nan")]]), "x is nan at [1, 2]", "clean or rescale"),
     "infinity": (np.array([[0.0, -np.inf, 0]]), "x is -inf at [0, 1]", "clean or rescale"),
-    "complex": (torch.zeros(2, 3, dtype=torch.complex64), "x: found dtype torch.complex64", "give real inputs"),
+    "complex": (torch.zeros(2, 3, dtype=torch.complex64), "x: found dtype torch.complex64", "dense tensor of real inputs"),
 }
 
 
@@ -78,11 +78,11 @@ def test_samples_that_cannot_be_read_say_why(case, call):
 
 
 OPTIONS = {
-    "head": (dict(head="sigmoid"), "head: found 'sigmoid'; use 'identity', 'softmax' or None"),
+    "head": (dict(head="sigmoid"), "head: found 'sigmoid'; use one of 'identity', 'softmax', None"),
     "method": (dict(method="qr"), "method: found 'qr'; use one of 'exact', 'svd'"),
     "at": (dict(at="here"), "at: found 'here'; use one of 'parameters', 'region'"),
     "both": (dict(method="svd", at="region"), "at: 'region' needs method='exact'"),
-    "repeats": (dict(repeats=0), "repeats: found 0; give the number of primes"),
+    "repeats": (dict(repeats=0), "repeats: found 0; give a whole number, at least 1"),
 }
 
 
