@@ -1,7 +1,7 @@
 """How fast the exact rank is, side by side with its peers; writes benchmarks/README.md and benchmarks/scaling.png.
 
-    python benchmarks/rank.py            everything, about half an hour on 2 cores
-    python benchmarks/rank.py --only lu  one row of the table, printed only
+    python benchmarks/rank.py                  everything, about half an hour on 2 cores
+    python benchmarks/rank.py --only lu flint  some rows of the table; it says which are left out
 
 Every ratio comes from one process, the contestants taking turns; times are medians. Peak memory is that of a process of
 its own. Nothing else should run on the machine meanwhile.
@@ -197,27 +197,30 @@ def machine():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=list(ROWS))
+    parser.add_argument("--only", nargs="+", choices=[*ROWS, "scaling"], default=[*ROWS, "scaling"])
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         method, *numbers = options.measure
         return measure(method, *map(int, numbers))
-    if options.only:
-        return print(*ROWS[options.only](), sep="\n")
     lines = ["# Speed of the exact rank", "", f"Written by `python benchmarks/rank.py` on {machine()}. The authors' network "
              "784-w-w-w-10, softmax, real digits; medians of runs that take turns in one process.", "",
              "| work | to reach | measured | reached |", "|---|---|---|---|"]
-    for row in ROWS.values():
-        work, target, found, reached = row()
+    for name in (name for name in ROWS if name in options.only):
+        work, target, found, reached = ROWS[name]()
         lines.append(f"| {work} | {target} | {found} | {'yes' if reached else 'NO'} |")
         print(lines[-1], flush=True)
-    lines += ["| one H100 or H200, w = 30, n = 2,000 | under 3 s after warm-up | not measured: no GPU at hand | – |", "",
-              "![Seconds, memory and error of three routes to the rank, against sample size and width.](scaling.png)", "",
-              "Three routes to one number, each in a process of its own, at initial weights, stopped after the first run of "
-              "more than a minute. Right: how far the count is from the exact rank. The eigenvalues of J Jᵀ are the squares "
-              "of the singular values: those below about 1e-8 of the largest drown in rounding.", ""]
-    draw(scaling(limit=60))
+    lines += ["| one H100 or H200, w = 30, n = 2,000 | under 3 s after warm-up | not measured: no GPU at hand | – |", ""]
+    left_out = [name for name in [*ROWS, "scaling"] if name not in options.only]
+    if left_out:
+        lines += [f"Left out of this run: {', '.join(left_out)}.", ""]
+    if "scaling" in options.only:
+        draw(scaling(limit=60))
+        lines += [
+            "![Seconds, memory and error of three routes to the rank, against sample size and width.](scaling.png)", "",
+            "Three routes to one number, each in a process of its own, at initial weights, stopped after the first run of more "
+            "than a minute. Right: how far the count is from the exact rank. The eigenvalues of J Jᵀ are the squares of the "
+            "singular values: those below about 1e-8 of the largest drown in rounding.", ""]
     (HERE / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 

@@ -68,6 +68,14 @@ def test_a_damaged_folder_is_named(mnist_folder, damage, error, message):
     assert str(mnist_folder) in str(raised.value)
 
 
+@pytest.mark.parametrize("cut", [slice(0, 20), slice(0, -1), slice(3, None)])
+def test_a_damaged_gzip_file_is_named(mnist_folder, cut):
+    path = mnist_folder / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(path.read_bytes()[cut])
+    with pytest.raises(ValueError, match=r"root: .*t10k-labels-idx1-ubyte.gz is not a complete gzip file .* fetch it again"):
+        fd.mnist_sample(5, 5, root=mnist_folder)
+
+
 @pytest.mark.parametrize("sizes, message", [
     ((0, 5), "n_train: found 0"), ((5, 1.5), "n_test: found 1.5"),
     ((4000, 2000), r"4000 \+ 2000, but .* holds 5,000; take fewer, or .*FDIMLIB_MNIST"),
@@ -89,6 +97,7 @@ def test_corruptions_do_what_they_say_and_leave_the_original():
     assert (fd.randomize_labels(y, 0.0) == 0).all() and not x.any() and not y.any()
     assert abs((fd.randomize_labels(y, 0.5) != 0).double().mean() - 0.45) < 0.03
     assert sorted(fd.randomize_labels(y, 1.0).unique().tolist()) == list(range(10))
+    assert fd.add_noise(torch.full((5, 5), 200, dtype=torch.uint8), 0.5).is_floating_point()
     with pytest.raises(ValueError, match="level: found -1"):
         fd.add_noise(x, -1)
     with pytest.raises(ValueError, match=r"share: found 1.5"):

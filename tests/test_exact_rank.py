@@ -165,9 +165,13 @@ def test_head_none_follows_the_module():
 def test_every_way_to_hand_over_a_sample_gives_the_same_rank():
     net = nn.Sequential(nn.Flatten(), *fd.relu_mlp([4, 5, 2], seed=0, bias_std=1.0))
     pixels = np.random.default_rng(0).integers(0, 255, size=(6, 2, 2), dtype=np.uint8)
-    ranks = {exact(net, x) for x in (pixels, torch.from_numpy(pixels), pixels.astype(float), pixels.astype(np.float32),
-                                     torch.from_numpy(pixels.reshape(6, 4)), torch.tensor(pixels, dtype=torch.float64,
-                                     requires_grad=True), torch.from_numpy(pixels).transpose(1, 2).transpose(1, 2))}
+    samples = (
+        pixels, pixels.tolist(), pixels.astype(float), pixels.astype(np.float32), pixels.astype(">f8"),
+        torch.from_numpy(pixels), torch.from_numpy(pixels.reshape(6, 4)),
+        torch.tensor(pixels, dtype=torch.float64, requires_grad=True),
+        torch.from_numpy(pixels.copy().transpose(0, 2, 1)).transpose(1, 2), pixels[:, ::-1][:, ::-1],
+    )
+    ranks = {exact(net, x) for x in samples}
     assert len(ranks) == 1
 
 

@@ -29,6 +29,28 @@ def tied():
     return net
 
 
+class Residual(S):
+    """A Sequential in name, another function in fact."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def buffered():
+    net = fd.relu_mlp([3, 4, 2])
+    weight = net[0].weight.data
+    del net[0].weight
+    net[0].register_buffer("weight", weight)
+    return net
+
+
+def overlapping():
+    """Two layers on overlapping stretches of one vector: moving one entry moves both."""
+    net, vector = S(L(3, 3, bias=False), R(), L(3, 3, bias=False)), torch.randn(12)
+    net[0].weight.data, net[2].weight.data = vector[:9].view(3, 3), vector[3:].view(3, 3)
+    return net
+
+
 MODELS = {  # model: (error, found, what to do)
     "not a Sequential": (L(3, 2), TypeError, "model: found Linear, not a torch.nn.Sequential", "write it as nn.Sequential"),
     "unsupported": (S(L(3, 4), nn.Tanh(), L(4, 2)), TypeError, "unsupported layer Tanh at position 1", "supported"),
@@ -46,6 +68,10 @@ MODELS = {  # model: (error, found, what to do)
     "shared layer": (S(SHARED, R(), SHARED), ValueError, "two layers share a parameter", "copy the shared layer"),
     "tied weights": (tied(), ValueError, "two layers share a parameter", "copy the shared layer"),
     "softmax over samples": (S(L(3, 2), nn.Softmax(dim=0)), ValueError, "Softmax(dim=0) mixes samples", "use Softmax(dim=1)"),
+    "own forward": (Residual(L(3, 3)), TypeError, "model: found Residual", "write it as nn.Sequential"),
+    "Flatten over samples": (S(nn.Flatten(0), L(3, 2)), ValueError, "Flatten(start_dim=0, end_dim=-1)", "use Flatten()"),
+    "buffer": (buffered(), TypeError, "weight of Linear at position 0 is not a parameter", "make it an nn.Parameter"),
+    "overlapping": (overlapping(), ValueError, "two layers share a parameter", "copy the shared layer"),
     "NaN": (with_nan(), ValueError, "weight of Linear at position 2 is nan at [1, 3] (1 such", "clean or rescale"),
 }
 
@@ -63,6 +89,10 @@ INPUTS = {
     "one dimension": (torch.zeros(3), "x: found shape (3,)", "of shape (n, 3)"),
     "empty": (torch.zeros(0, 3), "x: found shape (0, 3)", "non-empty sample"),
     "NaN": (torch.tensor([[0.0, 1, 2], [0, 1, float("nan")]]), "x is nan at [1, 2]", "clean or rescale"),
+    "objects": (np.full((2, 3), None), "x: found ndarray of dtype object", "array of real numbers"),
+    "ragged": ([[1.0, 2.0, 3.0], [1.0]], "x: found list of dtype object", "array of real numbers"),
+    "sparse": (torch.eye(3).to_sparse(), "x: found dtype torch.float32, layout torch.sparse", "dense tensor"),
+    "54 bits": (torch.full((2, 3), 2**53 + 1), "x: some values need more than the 53 bits of float64", "round them first"),
     "infinity": (np.array([[0.0, -np.inf, 0]]), "x is -inf at [0, 1]", "clean or rescale"),
     "complex": (torch.zeros(2, 3, dtype=torch.complex64), "x: found dtype torch.complex64", "dense tensor of real inputs"),
 }
@@ -100,6 +130,16 @@ def test_what_does_not_fit_is_refused_with_both_numbers(call, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     with pytest.raises(MemoryError, match=r"needs [\d,]+ bytes, 1,000 are free on cpu"):
         call(fd.relu_mlp([3, 40, 2]), torch.randn(50, 3))
+
+
+def test_a_jacobian_that_overflows_is_refused_where_the_exact_rank_is_not():
+    net, x = fd.relu_mlp([1, 1, 1, 2]), torch.tensor([[1.0], [2.0]])
+    with torch.no_grad():
+        for layer in net[::2]:
+            layer.weight.fill_(1e200)
+    assert int(fd.batch_functional_dimension(net, x)) == 4  # two affine outputs on two points
+    with pytest.raises(FloatingPointError, match=r"model: the Jacobian overflows .* method='exact'"):
+        fd.batch_functional_dimension(net, x, method="svd")
 
 
 def test_widths_and_other_arguments_are_checked():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -145,8 +146,18 @@ def test_the_readme_example_runs_and_prints_what_it_says(capsys):
     assert blocks
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
-        promised = re.findall(r"# → (.*)", block)
-        assert promised and [line for line in promised if line not in capsys.readouterr().out] == []
+        promised, printed = re.findall(r"# → (.*)", block), capsys.readouterr().out
+        assert promised and [line for line in promised if line not in printed] == []
+
+
+def test_the_readme_quotes_the_numbers_of_its_figure():
+    readings = pd.read_csv(ROOT / "figures" / "data" / "10_2_readings.csv").set_index(["entries", "epoch"])
+    ends = [readings.index.get_level_values("epoch").min(), readings.index.get_level_values("epoch").max()]
+    exact, counted = readings.exact["float64"][ends].tolist(), readings.svd["float32"][ends].tolist()
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"the exact rank rises from {exact[0]:,} to {exact[1]:,}" in readme
+    assert f"falls from {counted[0]:,} to {counted[1]:,}" in readme
+    assert f"exceed {readings.bound.max():,}" in readme and counted[0] > readings.bound.max()
 
 
 def test_ci_runs_the_readme_test_command():
