@@ -123,8 +123,9 @@ def _check_layer(position: int, layer: nn.Module) -> None:
     if extra:
         raise TypeError(f"model: {name} at position {position} is reparameterised ({', '.join(sorted(extra))}); "
                         "make its weight an ordinary parameter first")
-    if type(layer) is nn.Linear and "weight" not in dict(layer.named_parameters()):
-        raise TypeError(f"model: weight of {name} at position {position} is not a parameter; make it an nn.Parameter")
+    for key in ("weight", "bias"):
+        if getattr(layer, key, None) is not None and key not in dict(layer.named_parameters()):
+            raise TypeError(f"model: {key} of {name} at position {position} is not a parameter; make it an nn.Parameter")
     for key, value in layer.named_parameters():
         if not value.is_floating_point():
             raise TypeError(f"model: {key} of {name} at position {position} has dtype {value.dtype}; use a float dtype")

@@ -1,5 +1,7 @@
 """Refuse early what cannot be computed: errors name the argument, what was found and what to do."""
 
+from numbers import Real
+
 import numpy as np
 import psutil
 import torch
@@ -17,7 +19,7 @@ def require_memory(needed: int, device: torch.device | str, what: str) -> None:
 
 def whole_number(name: str, value, low: int) -> int:
     """`value` as an int, if it is a whole number of at least `low`."""
-    if not (np.isscalar(value) and value == value // 1 and value >= low):
+    if not (isinstance(value, Real) and value == value // 1 and value >= low):
         raise ValueError(f"{name}: found {value!r}; give a whole number, at least {low}")
     return int(value)
 

@@ -36,11 +36,11 @@ class Residual(S):
         return x + super().forward(x)
 
 
-def buffered():
+def buffered(key):
     net = fd.relu_mlp([3, 4, 2])
-    weight = net[0].weight.data
-    del net[0].weight
-    net[0].register_buffer("weight", weight)
+    value = getattr(net[0], key).data
+    delattr(net[0], key)
+    net[0].register_buffer(key, value)
     return net
 
 
@@ -70,7 +70,8 @@ MODELS = {  # model: (error, found, what to do)
     "softmax over samples": (S(L(3, 2), nn.Softmax(dim=0)), ValueError, "Softmax(dim=0) mixes samples", "use Softmax(dim=1)"),
     "own forward": (Residual(L(3, 3)), TypeError, "model: found Residual", "write it as nn.Sequential"),
     "Flatten over samples": (S(nn.Flatten(0), L(3, 2)), ValueError, "Flatten(start_dim=0, end_dim=-1)", "use Flatten()"),
-    "buffer": (buffered(), TypeError, "weight of Linear at position 0 is not a parameter", "make it an nn.Parameter"),
+    "weight buffer": (buffered("weight"), TypeError, "weight of Linear at position 0 is not a parameter", "nn.Parameter"),
+    "bias buffer": (buffered("bias"), TypeError, "bias of Linear at position 0 is not a parameter", "nn.Parameter"),
     "overlapping": (overlapping(), ValueError, "two layers share a parameter", "copy the shared layer"),
     "NaN": (with_nan(), ValueError, "weight of Linear at position 2 is nan at [1, 3] (1 such", "clean or rescale"),
 }
@@ -145,8 +146,9 @@ def test_a_jacobian_that_overflows_is_refused_where_the_exact_rank_is_not():
 def test_widths_and_other_arguments_are_checked():
     with pytest.raises(ValueError, match="widths: found"):
         fd.relu_mlp([3, 0, 2])
-    with pytest.raises(ValueError, match="n: found 0"):
-        fd.dimension_bound(fd.relu_mlp([3, 2]), 0)
+    for n in (0, 1.5, "5", 1j, float("nan")):
+        with pytest.raises(ValueError, match="n: found"):
+            fd.dimension_bound(fd.relu_mlp([3, 2]), n)
     with pytest.raises(ValueError, match="preset: found 'fast'; use one of 'quick', 'paper'"):
         fd.get_preset("fast")
 
