@@ -18,7 +18,7 @@ from fdimlib.elimination import Elimination, eliminate
 from fdimlib.finite_field import PrimeField, primes
 from fdimlib.jacobian import numerical_rank, spectrum
 from fdimlib.jacobian_rows import JacobianRows
-from fdimlib.networks import Network, dimension_bound, read_inputs, read_network
+from fdimlib.networks import Network, read_inputs, read_network
 from fdimlib.validation import one_of, require_memory, whole_number
 
 ATTEMPTS = 3  # fresh random diagonals after a failed check, itself a matter of one run in a few hundred
@@ -100,10 +100,12 @@ def batch_functional_dimension(
     """
     one_of("method", method, ("exact", "svd"))
     one_of("at", at, ("parameters", "region"))
+    if method == "svd" and at == "region":
+        raise ValueError("at: 'region' needs method='exact'; the SVD sees one parameter only")
     repeats = whole_number("repeats", repeats, 1)
     network = read_network(model, head)
     x = read_inputs(network, x)
-    bound = dimension_bound(model, len(x), head=head)
+    bound = network.bound(len(x))
     device = torch.device(device or network.linears[0].weight.device)
     layers = network.affine(device)
     signs = certified_signs(layers, x.to(device))
@@ -111,8 +113,6 @@ def batch_functional_dimension(
     common = dict(bound=bound, head=network.head, at=at, samples=len(x), parameters=network.parameters,
                   zero_preactivations=zeros)
     if method == "svd":
-        if at == "region":
-            raise ValueError("at: 'region' needs method='exact'; the SVD sees one parameter only")
         s = spectrum(model, x, head=head)
         shape = (len(x) * network.widths[-1], network.parameters)
         return Dimension(value=numerical_rank(s, shape), method="svd", verified=False, **common)
@@ -127,19 +127,18 @@ def batch_functional_dimension(
 
 def _exact(network: Network, layers, signs, x: Tensor, field: PrimeField, at: str, bound: int, seed: int,
            progress: bool) -> Elimination:
-    largest = min(bound, len(x) * network.widths[-1])
-    require_memory(2 * largest**2 + 8 * len(x) * network.widths[-1] * sum(network.widths), x.device,
-                   f"exact elimination up to rank {largest:,}")
+    require_memory(2 * bound**2 + 8 * len(x) * network.widths[-1] * sum(network.widths), x.device,
+                   f"exact elimination up to rank {bound:,}")
     generator = torch.Generator().manual_seed(seed)
     if at == "region":
         images = [(field.random(*w.shape, generator=generator, device=x.device),
                    None if b is None else field.random(*b.shape, generator=generator, device=x.device)) for w, b in layers]
     else:
         images = [(field.image(w), None if b is None else field.image(b)) for w, b in layers]
-    best = None
+    best, sample = None, field.image(x)
     for _ in range(ATTEMPTS):
         draw = int(torch.randint(2**62, (1,), generator=generator))
-        rows = JacobianRows(images, signs, field.image(x), network.head == "softmax", field, draw)
+        rows = JacobianRows(images, signs, sample, network.head == "softmax", field, draw)
         result = eliminate(rows, field, bound=bound, progress=progress)
         if result.verified:
             return result
@@ -167,9 +166,8 @@ def full_functional_dimension(
     """
     network = read_network(model, head)
     max_samples = None if max_samples is None else whole_number("max_samples", max_samples, 1)
-    bound = dimension_bound(model, head=head)
-    outputs = network.widths[-1] - (network.head == "softmax")
-    n, last = math.ceil(1.05 * bound / max(outputs, 1)) + 10, None
+    bound = network.bound()
+    n, last = math.ceil(1.05 * bound / max(network.outputs, 1)) + 10, None
     while True:
         n = n if max_samples is None else min(n, max_samples)
         x = gaussian_inputs(n, network.widths[0], mean=mean, std=std, seed=seed)

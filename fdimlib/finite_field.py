@@ -8,12 +8,14 @@ A residue fits float32 (24 bits), which halves the memory of what is only stored
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 INNER = 2040  # products summed before a reduction: below 2,047, a multiple of 8
+LOWEST = -1074 - 53  # the smallest exponent of a float64 written as an integer of 53 bits times a power of two
 
 
 def primes(count: int) -> list[int]:
@@ -28,6 +30,12 @@ def primes(count: int) -> list[int]:
             found.append(candidate)
         candidate -= 2
     return found
+
+
+@cache
+def _powers_of_two(p: int) -> np.ndarray:
+    """2^e modulo p for every exponent that the integer mantissa of a float64 can have, from LOWEST up."""
+    return np.array([pow(2, e, p) for e in range(LOWEST, 1025)])
 
 
 @dataclass(frozen=True)
@@ -75,10 +83,8 @@ class PrimeField:
         [-3.0, 3.0]
         """
         mantissa, exponent = np.frexp(x.detach().cpu().to(torch.float64).numpy())
-        low, high = -1074 - 53, 1024  # every exponent that a float64 integer mantissa can have
-        powers = np.array([pow(2, e, self.p) for e in range(low, high + 1)])
         integers = (mantissa * 2.0**53).astype(np.int64) % self.p
-        return self.lift(torch.from_numpy(integers * powers[exponent - 53 - low]), x.device)
+        return self.lift(torch.from_numpy(integers * _powers_of_two(self.p)[exponent - 53 - LOWEST]), x.device)
 
     def random(self, *shape: int, generator: torch.Generator, device=None) -> Tensor:
         """Uniform non-zero residues; the same numbers on every device."""

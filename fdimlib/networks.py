@@ -37,6 +37,18 @@ class Network:
         """H: the number of hidden neurons."""
         return sum(self.widths[1:-1])
 
+    @property
+    def outputs(self) -> int:
+        """The most that one sample can add to the rank: N_L, or N_L − 1 with softmax."""
+        return self.widths[-1] - (self.head == "softmax")
+
+    def bound(self, n: int | None = None) -> int:
+        """See `dimension_bound`."""
+        free = self.parameters - self.hidden
+        if self.head == "softmax":
+            free -= self.widths[-2] + (self.linears[-1].bias is not None)
+        return free if n is None else min(n * self.outputs, free)
+
     def affine(self, device=None) -> list[tuple[Tensor, Tensor | None]]:
         """(weight, bias) of each layer in float64, which holds every floating dtype exactly."""
         def exact(t):
@@ -159,12 +171,7 @@ def dimension_bound(model: nn.Sequential, n: int | None = None, *, head: str | N
     >>> dimension_bound(relu_mlp([784, 30, 30, 30, 10]), n=600, head="softmax")
     5400
     """
-    network = read_network(model, head)
-    outputs, free = network.widths[-1], network.parameters - network.hidden
-    if network.head == "softmax":
-        free -= network.widths[-2] + (network.linears[-1].bias is not None)
-        outputs -= 1
-    return free if n is None else min(whole_number("n", n, 1) * outputs, free)
+    return read_network(model, head).bound(None if n is None else whole_number("n", n, 1))
 
 
 @torch.no_grad()

@@ -19,12 +19,6 @@ from fdimlib.jacobian import modular_rank
 FIELD = PrimeField(PRIME)
 
 
-def least(value):
-    """The residue of least absolute value, in Python integers."""
-    value %= PRIME
-    return value - PRIME if value > PRIME // 2 else value
-
-
 @pytest.mark.parametrize("inner", [1, INNER - 1, INNER, INNER + 1, 3 * INNER + 5])
 @pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, -1)])
 def test_products_of_the_largest_residues_over_the_longest_sums_are_exact(inner, signs):
