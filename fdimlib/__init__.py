@@ -3,9 +3,9 @@
 from fdimlib.activation import activation_pattern
 from fdimlib.data import Sample, add_noise, gaussian_inputs, mnist_sample, randomize_labels
 from fdimlib.dimension import Dimension, batch_functional_dimension, full_functional_dimension
+from fdimlib.experiments import get_preset
 from fdimlib.jacobian import jacobian, numerical_rank, spectrum
 from fdimlib.networks import dimension_bound, permute, relu_mlp, rescale
-from fdimlib.sweeps import get_preset
 from fdimlib.training import Checkpoint, evaluate, train
 
 __all__ = [

@@ -1,7 +1,8 @@
-"""`python -m fdimlib figures`: run the notebooks in batch and write the figures.
+"""The command line: `python -m fdimlib figures | sweep | status | rerun`.
 
-Each notebook runs through papermill with the chosen preset; the executed copies go to build/, the committed notebooks stay as
-they are. A failing notebook does not stop the others; the exit status is the number of those that failed.
+`figures` runs each notebook through papermill with the chosen preset; the executed copies go to build/, the committed notebooks
+stay as they are. `sweep` computes the points of the experiments that have no record yet, `status` counts them, `rerun` computes
+one of them again and compares. What fails does not stop the rest; the exit status tells how much failed.
 """
 
 import argparse
@@ -14,8 +15,9 @@ import nbformat
 import papermill
 import torch
 
+from fdimlib import sweeps
+from fdimlib.experiments import PRESETS, Point, experiments
 from fdimlib.figures import REPOSITORY, folder, write_index
-from fdimlib.sweeps import PRESETS
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 EXECUTED = REPOSITORY / "build" / "executed"
@@ -86,17 +88,7 @@ def _table(runs: list[Run]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m fdimlib", description="Companion to a paper on functional dimension.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    figures = commands.add_parser("figures", help="run the notebooks and write the figures")
-    figures.add_argument("--preset", choices=list(PRESETS), default="quick", help="sizes of the experiments (default: quick)")
-    figures.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="names or numbers, e.g. 01 10_training")
-    figures.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute (default: cpu)")
-    options = parser.parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("--device: found cuda, but torch sees no CUDA device here; use --device cpu")
-
+def _figures(options) -> int:
     paths, runs = _choose(options.only), []
     try:
         for number, path in enumerate(paths, 1):
@@ -108,6 +100,91 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{_table(runs)}\n\nfigures: {write_index(folder())}\nexecuted copies: {EXECUTED / options.preset}")
     unfinished = len(paths) - len(runs)
     return sum(bool(run.error) for run in runs) + unfinished
+
+
+def _sweep(options) -> int:
+    records, tables = sweeps.all_records(options.records), experiments(options.preset)
+    names = options.experiment or list(tables)
+    points = list(dict.fromkeys(point for name in names for point in tables[name]))
+    interrupted = ""
+    try:
+        if options.cluster:
+            sweeps.submit(points, records, options.cluster, options.device, dict(options.option))
+        else:
+            sweeps.sweep(points, records, device=options.device)
+    except KeyboardInterrupt:
+        interrupted = "interrupted; the same command goes on where this one stopped\n"
+    print("\n".join(f"table: {path}" for name in names if (path := sweeps.publish(name, options.preset, records))))
+    print(interrupted, end="")
+    return _status(options)
+
+
+def _status(options) -> int:
+    records, tables = sweeps.all_records(options.records), experiments(options.preset)
+    print(f"{'experiment':16}{'points':>8}{'done':>8}{'running':>9}{'failed':>8}{'missing':>9}")
+    unfinished: dict[Point, str] = {}
+    for name in options.experiment or tables:
+        states = {point: records.state(point) for point in tables[name]}
+        count = [sum(state == wanted for state in states.values()) for wanted in ("done", "running", "failed", "missing")]
+        print(f"{name:16}{len(states):8,}{count[0]:8,}{count[1]:9,}{count[2]:8,}{count[3]:9,}")
+        unfinished |= {point: state for point, state in states.items() if state != "done"}
+    for point in (point for point, state in unfinished.items() if state == "failed"):
+        print(f"failed: {sweeps.describe(point, {'error': records.error(point)})}")
+    return int(bool(unfinished))
+
+
+def _rerun(options) -> int:
+    known = {point.key: point for preset in PRESETS for table in experiments(preset).values() for point in table}
+    if options.key not in known:
+        sys.exit(f"key: found {options.key!r}, which names no point of any experiment; take one from a table in figures/data")
+    point, records = known[options.key], sweeps.all_records(options.records)
+    (_, outcome), = sweeps.compute([point], options.device)
+    before, now = records.get(point), outcome.get("result")
+    print(f"now:    {sweeps.describe(point, outcome)}")
+    if now is None or before is None:
+        print("before: no record")
+        return int(now is None)
+    print(f"before: {sweeps.describe(point, {'result': before})}")
+    same_weights, same_rank = now["weights"] == before["weights"], sweeps.ranks(now) == sweeps.ranks(before)
+    print(f"the weights are {'the same, bit by bit' if same_weights else 'others: training drifted in the last bits'}; "
+          f"the ranks {'agree' if same_rank else 'differ'}")
+    return int(same_weights and not same_rank)
+
+
+def _setting(text: str) -> tuple[str, int | str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"found {text!r}; give NAME=VALUE")
+    return name, int(value) if value.isdecimal() else value
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m fdimlib", description="Companion to a paper on functional dimension.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    figures = commands.add_parser("figures", help="run the notebooks and write the figures")
+    figures.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="names or numbers, e.g. 01 10_training")
+    sweep = commands.add_parser("sweep", help="compute what an experiment still lacks, and write its table")
+    sweep.add_argument("--cluster", choices=["local", "debug", "slurm"], help="hand the work to submitit; default: run here")
+    sweep.add_argument("--option", nargs="+", type=_setting, default=[], metavar="NAME=VALUE",
+                       help="submitit's parameters, e.g. timeout_min=120 slurm_partition=cpu")
+    status = commands.add_parser("status", help="count what is done, running, failed and missing")
+    rerun = commands.add_parser("rerun", help="compute one point again and compare it with its record")
+    rerun.add_argument("key", help="from the column `key` of a table in figures/data")
+    for command in (figures, sweep, status):
+        command.add_argument("--preset", choices=list(PRESETS), default="quick", help="sizes (default: quick)")
+    for command in (figures, sweep, rerun):
+        command.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute ranks (default: cpu)")
+    for command in (sweep, status):
+        command.add_argument("experiment", nargs="*", help=f"{', '.join(experiments('quick'))}; default: all")
+    for command in (sweep, status, rerun):
+        command.add_argument("--records", type=Path, default=sweeps.FOLDER, help="folder of the records (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    if getattr(options, "device", "cpu") == "cuda" and not torch.cuda.is_available():
+        sys.exit("--device: found cuda, but torch sees no CUDA device here; use --device cpu")
+    unknown = set(getattr(options, "experiment", [])) - set(experiments("quick"))
+    if unknown:
+        sys.exit(f"experiment: found {', '.join(sorted(unknown))}; choose among {', '.join(experiments('quick'))}")
+    return {"figures": _figures, "sweep": _sweep, "status": _status, "rerun": _rerun}[options.command](options)
 
 
 if __name__ == "__main__":

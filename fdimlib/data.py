@@ -47,8 +47,7 @@ def mnist_sample(n_train: int = 600, n_test: int = 2000, *, seed: int = 0, root:
     >>> mnist_sample(100, 50)
     100 training and 50 test digits from the package's 5,000 MNIST digits
     """
-    root = root or os.environ.get(ROOT_VARIABLE)
-    images, labels, source = _read_idx_folder(Path(root)) if root else _packaged_digits()
+    images, labels, source = _pool(root)
     n_train, n_test = whole_number("n_train", n_train, 1), whole_number("n_test", n_test, 1)
     if n_train + n_test > len(images):
         raise ValueError(f"n_train, n_test: found {n_train} + {n_test}, but {source} holds {len(images):,}; take fewer, or "
@@ -57,6 +56,16 @@ def mnist_sample(n_train: int = 600, n_test: int = 2000, *, seed: int = 0, root:
     x = torch.from_numpy(images[order].reshape(len(order), -1)).to(torch.float64) / 255
     y = torch.from_numpy(labels[order].astype(np.int64))
     return Sample(x[:n_train], y[:n_train], x[n_train:], y[n_train:], source)
+
+
+def pool_size(root: str | Path | None = None) -> int:
+    """How many digits `mnist_sample` draws from: 5,000, or what the folder of the full set holds."""
+    return len(_pool(root)[0])
+
+
+def _pool(root: str | Path | None) -> tuple[np.ndarray, np.ndarray, str]:
+    root = root or os.environ.get(ROOT_VARIABLE)
+    return _read_idx_folder(Path(root)) if root else _packaged_digits()
 
 
 @cache

@@ -35,6 +35,7 @@ class Dimension:
         verified: exact only: the pivots were checked to be independent and every other row to depend on them.
         head, at: as asked.
         samples, parameters: n and P.
+        reached_at: exact only: the first so many samples alone have this rank.
         zero_preactivations: hidden pre-activations that are exactly 0; θ is regular for X when there are none.
         primes: those used by the exact method.
     """
@@ -49,6 +50,7 @@ class Dimension:
     parameters: int
     zero_preactivations: int
     primes: tuple[int, ...] = ()
+    reached_at: int | None = None
 
     def __int__(self) -> int:
         return self.value
@@ -122,7 +124,9 @@ def batch_functional_dimension(
         if runs[-1].rank == bound:
             break
     best = max(runs, key=lambda run: (run.rank, run.verified))
-    return Dimension(value=best.rank, method="exact", verified=best.verified, primes=tuple(primes(len(runs))), **common)
+    reached_at = int(best.pivots.max()) // network.outputs + 1 if best.rank else 0
+    return Dimension(value=best.rank, method="exact", verified=best.verified, primes=tuple(primes(len(runs))),
+                     reached_at=reached_at, **common)
 
 
 def _exact(network: Network, layers, signs, x: Tensor, field: PrimeField, at: str, bound: int, seed: int,
@@ -152,9 +156,9 @@ def full_functional_dimension(
 ) -> Dimension:
     """The computable full functional dimension r*(θ): the largest rank over all samples.
 
-    A Gaussian sample grows by doubling until the rank meets the bound of the symmetries (then r* is proved), or stays
-    the same while the sample doubles (then it is a proven lower bound, and r* in all likelihood: a region of inputs of
-    tiny probability could still add to it; `dim.value < dim.bound` tells this case).
+    A Gaussian sample grows until the rank meets the bound of the symmetries (then r* is proved), or until its second half
+    adds nothing to its first (then the rank is a proven lower bound, and r* in all likelihood: a region of inputs of tiny
+    probability could still add to it; `dim.value < dim.bound` tells this case).
 
     Args:
         mean, std: of every coordinate of the inputs; the protocol's N(0.5, 1) by default.
@@ -167,11 +171,11 @@ def full_functional_dimension(
     network = read_network(model, head)
     max_samples = None if max_samples is None else whole_number("max_samples", max_samples, 1)
     bound = network.bound()
-    n, last = math.ceil(1.05 * bound / max(network.outputs, 1)) + 10, None
+    n = math.ceil(8.4 * bound / max(network.outputs, 1)) + 20  # generous: elimination stops at the bound, and skims the tail
     while True:
         n = n if max_samples is None else min(n, max_samples)
         x = gaussian_inputs(n, network.widths[0], mean=mean, std=std, seed=seed)
         dim = batch_functional_dimension(model, x, head=head, seed=seed, device=device, progress=progress)
-        if dim.value == bound or last == dim.value or n == max_samples:
+        if dim.value == bound or 2 * dim.reached_at <= n or n == max_samples:
             return dataclasses.replace(dim, bound=bound)
-        n, last = 2 * n, dim.value
+        n *= 2

@@ -6,7 +6,9 @@ For any D at all, rank K ≤ rank J. For a network, entries of K cost far less t
 
 How. Rows come in blocks. Each block is eliminated by the rows already kept, the *pivots*, of which K = L Δ Lᵀ is held
 (L unit lower triangular, Δ diagonal), then within itself. Dependent rows are dropped at once, so memory is O(r²), and
-time O(rows·r²), in matrix products. It stops when r meets a known bound.
+time O(rows·r²), in matrix products. It stops when r meets a known bound. After a block that added nothing, ever longer
+stretches of rows are screened first: two random combinations of them are treated as rows, and if the pivots explain these,
+they explain all (Freivalds' argument, below). So the long tail of a sample that adds nothing costs next to nothing.
 
 Why it can be trusted. Two random columns J z are eliminated along with K.
 1. A row left with remainder zero there satisfies J_i z = C_i J_pivots z, with the coefficients C_i that L encodes: if C_i were
@@ -31,6 +33,7 @@ from fdimlib.finite_field import PrimeField
 CHECKS = 2  # random columns; a wrong row passes all of them with probability p^-2, about 6e-14
 BLOCK = 256  # rows at a time; the result does not depend on it
 LEAF = 32  # rows eliminated one by one
+SCREEN = 2**14  # rows at most in one screening
 
 
 class RowSource(Protocol):
@@ -80,30 +83,49 @@ class _Eliminator:
         self.tiles: list[Tile] = []
         self.rank = 0
         self.z = source.directions(CHECKS)
+        self.generator = torch.Generator().manual_seed(source.rows)
 
     def run(self, progress: bool) -> Elimination:
         waiting = torch.arange(self.source.rows)
         with tqdm(total=self.source.rows, unit="row", desc="exact rank", delay=2, disable=not progress) as bar:
             while len(waiting) and self.rank < self.bound:
-                before, isotropic = self.rank, []
-                for block in waiting.split(BLOCK):
-                    isotropic.append(self.eliminate_block(block))
-                    bar.update(len(block))
-                    bar.set_postfix(rank=self.rank, refresh=False)
-                    if self.rank >= self.bound:
-                        break
-                waiting = torch.cat(isotropic)
+                before, waiting = self.rank, self.pass_over(waiting, bar)
                 if self.rank == before:
                     break
         settled = self.rank >= self.bound or not len(waiting)
         pivots = torch.cat([torch.arange(0), *(tile.rows for tile in self.tiles)])
         return Elimination(pivots, settled and self.pivots_are_independent())
 
+    def pass_over(self, rows: Tensor, bar: tqdm) -> Tensor:
+        """Eliminate all rows in order, or up to the bound; return those to be tried again."""
+        start, span, again = 0, BLOCK, [rows[:0]]
+        while start < len(rows) and self.rank < self.bound:
+            window, before = rows[start : start + span], self.rank
+            if span > BLOCK and not self.explains(window):
+                span = max(BLOCK, span // 4)
+                continue
+            if span == BLOCK:
+                again.append(self.eliminate_block(window))
+            span = min(2 * span, SCREEN) if self.rank == before else BLOCK
+            start += len(window)
+            bar.update(len(window))
+            bar.set_postfix(rank=self.rank, refresh=False)
+        return torch.cat(again)
+
+    def explains(self, rows: Tensor) -> bool:
+        """Whether random combinations s of the rows are in the span of the pivots, and so, almost surely, every row."""
+        handle = self.source.take(rows)
+        of_rows = self.source.push(handle, self.z)
+        s = self.field.random(len(rows), CHECKS, generator=self.generator, device=of_rows.device)
+        direction, remainder = self.source.pull(handle, s), self.field.matmul(s.T, of_rows)
+        self.eliminate_by_pivots(lambda tile: self.source.push(tile.handle, direction).T, remainder)
+        return not remainder.any()
+
     def eliminate_block(self, rows: Tensor) -> Tensor:
         """Add the independent rows of a block to the pivots; return those that the check says cannot be dropped yet."""
         handle = self.source.take(rows)
         remainder = self.source.push(handle, self.z)
-        x, left = self.eliminate_by_pivots(handle, remainder)
+        x, left = self.eliminate_by_pivots(lambda tile: self.source.gram(handle, tile.handle), remainder)
         schur = self.field.subtract_product_(self.source.gram(handle, handle), x, left.T)
         kept, inverse, inverse_delta = _eliminate_within(schur, remainder, self.field)
         kept = kept[: self.bound - self.rank]
@@ -114,14 +136,17 @@ class _Eliminator:
         unexplained[kept] = False
         return rows[unexplained]
 
-    def eliminate_by_pivots(self, handle, remainder: Tensor) -> tuple[Tensor, Tensor]:
-        """The block's rows of X = L Δ and of L, solved from X Lᵀ = K[block, pivots] tile by tile; updates `remainder`."""
+    def eliminate_by_pivots(self, k_with, remainder: Tensor) -> tuple[Tensor, Tensor]:
+        """The new rows of X = L Δ and of L, solved from X Lᵀ = K[new, pivots] tile by tile; updates `remainder`.
+
+        Args:
+            k_with: the function that gives K[new, pivots of a tile].
+        """
         field = self.field
         x = remainder.new_empty(len(remainder), self.rank)
         left = torch.empty_like(x)
         for tile, part in self.columns():
-            k = self.source.gram(handle, tile.handle)
-            k = field.subtract_product_(k, x[:, : part.start], tile.left.T)
+            k = field.subtract_product_(k_with(tile), x[:, : part.start], tile.left.T)
             x[:, part] = field.matmul(k, tile.inverse.T)
             left[:, part] = field.mul(x[:, part], tile.inverse_delta)
             field.subtract_product_(remainder, left[:, part], tile.remainder)

@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from fdimlib.validation import finite, one_of, real_array, whole_number
+from fdimlib.validation import finite, one_of, real_array, require_denormals, whole_number
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,11 @@ def read_network(model: nn.Sequential, head: str | None = None) -> Network:
             f"model: found {type(model).__name__}, not a torch.nn.Sequential; "
             "write it as nn.Sequential(nn.Linear(...), nn.ReLU(), ..., nn.Linear(...))"
         )
+    require_denormals()
+    for name, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise TypeError(f"model: {type(module).__name__} {name or 'itself'} has a forward hook, which may "
+                            "change its output; remove the hook first")
     layers = list(enumerate(model))
     if layers and type(layers[0][1]) is nn.Flatten:
         flatten, layers = layers[0][1], layers[1:]

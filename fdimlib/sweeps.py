@@ -1,51 +1,216 @@
-"""The two presets of every experiment, in one place: `quick` runs anywhere in minutes, `paper` has the authors' sizes."""
+"""Running an experiment: every missing point is computed and recorded; what fails is recorded and does not stop the rest.
 
-from dataclasses import dataclass
+Points of one training run are computed together, because the network is trained once for all of them, in float64 on the CPU
+whatever the device of the ranks. Several sweeps may share one folder, on one machine or on a cluster's: a run that
+another process has claimed is left to it.
+"""
 
-from fdimlib.validation import one_of
+import hashlib
+import sys
+import time
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
 
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
 
-@dataclass(frozen=True)
-class Preset:
-    """Sizes of the experiments.
+from fdimlib.activation import activation_pattern
+from fdimlib.data import add_noise, gaussian_inputs, mnist_sample, randomize_labels
+from fdimlib.dimension import batch_functional_dimension, full_functional_dimension
+from fdimlib.experiments import Point, Run, experiments
+from fdimlib.figures import REPOSITORY
+from fdimlib.jacobian import numerical_rank, spectrum
+from fdimlib.networks import dimension_bound, relu_mlp
+from fdimlib.records import Records, table
+from fdimlib.training import evaluate, train
 
-    Attributes:
-        draws: random parameters or samples in the theory notebooks.
-        n_train, n_test: digits to train and test on.
-        widths: of the three hidden layers of 784-w-w-w-10.
-        seeds: of the split, the initial weights and the shuffling.
-        checkpoints: epochs at which dimensions are computed, beside epoch 0.
-        svd_widths, svd_inputs: widths at which the paper's numerical rank is computed as well, and on how many of the
-            training digits; it costs hundreds of times more.
-    """
-
-    draws: int
-    n_train: int
-    n_test: int
-    widths: tuple[int, ...]
-    seeds: tuple[int, ...]
-    checkpoints: tuple[int, ...]
-    svd_widths: tuple[int, ...]
-    svd_inputs: int
-
-
-PRESETS = {
-    "quick": Preset(
-        draws=200, n_train=600, n_test=600, widths=(2, 3, 5, 10), seeds=(0, 1, 2), checkpoints=(40, 80, 280, 680),
-        svd_widths=(5,), svd_inputs=200,
-    ),
-    "paper": Preset(
-        draws=2000, n_train=600, n_test=2000, widths=(2, 3, 5, 10, 15, 20, 30, 45, 60), seeds=(0, 1, 2, 3, 4),
-        checkpoints=(40, 80, 280, 680), svd_widths=(2, 3, 5, 10), svd_inputs=600,
-    ),
-}
+FOLDER = REPOSITORY / "build" / "records"
+MOST = 50_000  # Gaussian inputs for the full functional dimension
+SHORT = 2e12  # operations; half a minute on two cores
 
 
-def get_preset(name: str) -> Preset:
-    """The preset of that name.
+def published(name: str, preset: str) -> Path:
+    """The committed table of an experiment."""
+    return REPOSITORY / "figures" / "data" / f"{name}_{preset}.csv"
+
+
+def all_records(folder: Path = FOLDER) -> Records:
+    """What has been computed here, and what was published."""
+    return Records(folder, [published(name, preset) for preset in ("quick", "paper") for name in experiments(preset)])
+
+
+def compute(points: list[Point], device: str = "cpu") -> Iterator[tuple[Point, dict]]:
+    """The outcome at each of some points of one training run: {"result": …} or {"error": …}."""
+    run = points[0].run
+    needed = max([point.samples for point in points if point.inputs == "test"], default=1)
+    try:
+        digits = mnist_sample(run.n_train, needed, seed=run.seed)
+        x = add_noise(digits.x_train, run.noise, seed=run.seed)
+        y = randomize_labels(digits.y_train, run.random_labels, seed=run.seed)
+        epochs = sorted({point.epoch for point in points})
+        kept = train(relu_mlp(run.layers, seed=run.seed), x, y, checkpoints=epochs, epochs=max(1, epochs[-1]), seed=run.seed,
+                     progress=False)
+    except Exception as problem:
+        yield from ((point, {"error": f"training: {type(problem).__name__}: {problem}"}) for point in points)
+        return
+    models = {checkpoint.epoch: checkpoint.model for checkpoint in kept}
+    samples = {"train": (x, y), "test": (digits.x_test, digits.y_test)}
+    for point in points:
+        inputs, labels = samples.get(point.inputs, (None, None))
+        if inputs is not None:
+            inputs, labels = inputs[: point.samples], labels[: point.samples]
+        try:
+            measure = _numerical if point.method == "svd" else _exact
+            yield point, {"result": measure(point, models[point.epoch], inputs, labels, device)}
+        except Exception as problem:
+            yield point, {"error": f"{type(problem).__name__}: {problem}"}
+
+
+def _exact(point: Point, model: nn.Sequential, x, y, device: str) -> dict:
+    """The exact rank with the softmax head, its bounds, and how well the network does on these inputs."""
+    start = time.perf_counter()
+    if point.inputs == "growing":
+        dim = full_functional_dimension(model, head="softmax", seed=point.run.seed, device=device, max_samples=MOST,
+                                        progress=False)
+        x = gaussian_inputs(dim.samples, seed=point.run.seed)
+    else:
+        x = gaussian_inputs(point.samples, seed=point.run.seed) if point.inputs == "gaussian" else x
+        dim = batch_functional_dimension(model, x, head="softmax", device=device, progress=False)
+    seconds = time.perf_counter() - start
+    loss, accuracy = (None, None) if y is None else evaluate(model, x, y)
+    active = activation_pattern(model, x).reshape(len(x), 3, point.run.width)
+    return {
+        "exact": dim.value, "bound": dim.bound, "sample_bound": 9 * dim.samples,
+        "parameter_bound": dimension_bound(model, head="softmax"), "parameters": dim.parameters, "verified": dim.verified,
+        "zeros": dim.zero_preactivations, "dead": not active.any(dim=2).any(dim=0).all().item(),
+        "patterns": len(torch.unique(active.flatten(1), dim=0)), "inputs_used": dim.samples,
+        "reached_at": dim.reached_at,
+        "loss": loss, "accuracy": accuracy, "seconds": round(seconds, 3), "weights": fingerprint(model),
+        "torch": torch.__version__.split("+")[0], "primes": " ".join(map(str, dim.primes)),
+    }
+
+
+def _numerical(point: Point, model: nn.Sequential, x, y, device: str) -> dict:
+    """The paper's count: entries in float32 or float64, with softmax or logits, the tolerance always that of float64."""
+    start = time.perf_counter()
+    counts = {"exact_logits": int(batch_functional_dimension(model, x, head="identity", device=device, progress=False))}
+    for precision in (torch.float32, torch.float64):
+        rounded = relu_mlp(point.run.layers).to(device, precision)
+        rounded.load_state_dict(model.state_dict())
+        for head in ("softmax", "identity"):
+            s = spectrum(rounded, x, head=head)
+            shape = (len(x) * point.run.layers[-1], sum(p.numel() for p in rounded.parameters()))
+            name = f"svd_{str(precision).removeprefix('torch.')}_{'softmax' if head == 'softmax' else 'logits'}"
+            counts[name] = numerical_rank(s, shape)
+    return counts | {"svd_seconds": round(time.perf_counter() - start, 3), "weights": fingerprint(model)}
+
+
+def fingerprint(model: nn.Sequential) -> str:
+    """A hash of the weights, bit by bit: two networks with the same one have the same rank."""
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.detach().to("cpu", torch.float64).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def sweep(points: list[Point], records: Records, *, device: str = "cpu", progress: bool = True) -> list[Point]:
+    """Compute and record every point that is missing; return those that failed or that another process has in hand.
 
     Raises:
-        ValueError: there is none; the names that exist are listed.
+        OSError: a record cannot be written; the message holds the result that would be lost. All others are safe.
     """
-    one_of("preset", name, tuple(PRESETS))
-    return PRESETS[name]
+    unfinished = []
+    missing = [point for point in points if records.get(point) is None]
+    bar = tqdm(total=sum(point.cost for point in missing), disable=not progress, smoothing=0,
+               bar_format="{percentage:3.0f}%|{bar:24}| {elapsed} so far, about {remaining} to go; {postfix}")
+    with bar:
+        for run, group in _by_run(missing):
+            with records.claim(run) as mine:
+                todo = [point for point in group if records.get(point) is None] if mine else []
+                unfinished += [] if mine else group
+                done = 0.0
+                for point, outcome in compute(todo, device) if todo else ():
+                    _write(records, point, outcome)
+                    unfinished += [point] if "error" in outcome else []
+                    done += point.cost
+                    bar.set_postfix_str(describe(point, outcome), refresh=False)
+                    bar.update(point.cost)
+            bar.update(sum(point.cost for point in group) - done)
+    return unfinished
+
+
+def _by_run(points: list[Point]) -> Iterator[tuple[Run, list[Point]]]:
+    """Points of one run together, so that it is trained once; those that take long come last, the longest at the end."""
+    place = {run: number for number, run in enumerate(dict.fromkeys(point.run for point in points))}
+    order = sorted(points, key=lambda point: (max(point.cost, SHORT), place[point.run]))
+    return ((run, list(group)) for run, group in groupby(order, key=lambda point: point.run))
+
+
+def _write(records: Records, point: Point, outcome: dict) -> None:
+    try:
+        records.put(point, **outcome)
+    except OSError as problem:
+        raise OSError(f"record {point.key} cannot be written to {records.folder} ({problem}); make room and start again: all "
+                      f"finished points before it are safe. This one: {outcome}") from problem
+
+
+def ranks(result: dict) -> dict:
+    """The integers of a result that the weights decide."""
+    return {name: value for name, value in result.items() if name.startswith(("exact", "svd")) and name != "svd_seconds"}
+
+
+def describe(point: Point, outcome: dict) -> str:
+    """A point and its outcome in a line."""
+    run = point.run
+    extras = [f"noise {run.noise:g}"] * bool(run.noise) + [f"random labels {run.random_labels:.0%}"] * bool(run.random_labels)
+    setting = ", ".join([f"w = {run.width}", f"seed {run.seed}", f"epoch {point.epoch}", f"{point.inputs} inputs", *extras])
+    result = outcome.get("result", {})
+    found = outcome.get("error") or (f"rank {result['exact']:,} of at most {result['bound']:,}" if "exact" in result else
+                                     f"float32 count {result['svd_float32_softmax']:,}")
+    return f"{setting}: {found}"
+
+
+def results(name: str, preset: str, *, device: str = "cpu") -> pd.DataFrame:
+    """An experiment's table: at the quick preset computed anew, otherwise through the records, so that it can be resumed."""
+    points = experiments(preset)[name]
+    if preset == "quick":
+        outcomes = [pair for _, group in _by_run(points) for pair in compute(group, device)]
+        memory = Records(Path("-"))
+        memory.published = {point: outcome["result"] for point, outcome in outcomes}
+        return table(memory, points)
+    records = all_records()
+    sweep(points, records, device=device)
+    return table(records, points)
+
+
+def publish(name: str, preset: str, records: Records) -> Path | None:
+    """Write the finished points of an experiment to its table; None when there is none."""
+    finished = table(records, experiments(preset)[name])
+    if finished.empty:
+        return None
+    path = published(name, preset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    finished.to_csv(temporary, index=False, lineterminator="\n")
+    temporary.replace(path)
+    return path
+
+
+def submit(points: list[Point], records: Records, cluster: str, device: str, options: dict) -> list:
+    """Hand the missing points to submitit, one job a training run; the jobs write the same records."""
+    import submitit  # needed for clusters only, and slow to import
+
+    executor = submitit.AutoExecutor(folder=records.folder / "submitit", cluster=cluster)
+    executor.update_parameters(name="fdimlib", **options)
+    missing = [point for point in points if records.get(point) is None]
+    groups = [group for _, group in _by_run(missing)]
+    print(f"{len(groups)} jobs for {len(missing)} points; logs in {executor.folder}", file=sys.stderr)
+    folders, devices = [records.folder] * len(groups), [device] * len(groups)
+    return executor.map_array(_job, groups, folders, devices) if groups else []
+
+
+def _job(points: list[Point], folder: Path, device: str) -> int:
+    return len(sweep(points, all_records(folder), device=device, progress=False))

@@ -17,6 +17,13 @@ def require_memory(needed: int, device: torch.device | str, what: str) -> None:
                           "use a smaller sample or network, or a machine with more memory")
 
 
+def require_denormals() -> None:
+    """Raise RuntimeError when this thread flushes denormal numbers to 0: then weights and signs are not what they are."""
+    if (torch.full((1,), 2.0**-1074, dtype=torch.float64) * 2.0**60).item() == 0:
+        raise RuntimeError("denormal numbers are flushed to 0 here, so numbers near 1e-308 lose their sign and nothing can be "
+                           "certified; call torch.set_flush_denormal(False) first")
+
+
 def whole_number(name: str, value, low: int) -> int:
     """`value` as an int, if it is a whole number of at least `low`."""
     if not (isinstance(value, Real) and value == value // 1 and value >= low):
@@ -50,14 +57,13 @@ def real_array(name: str, values) -> Tensor:
         if array.dtype.kind not in "fiub":
             raise ValueError(f"{name}: found {type(values).__name__} of dtype {array.dtype}; give an array of real numbers")
         converted = array.astype(np.float64)
-        exact = converted.astype(array.dtype) == array
-        exact = torch.from_numpy(np.array(exact | ~np.isfinite(converted)))
-        converted = torch.from_numpy(converted)
+        exact = torch.from_numpy(np.array((converted == array) | ~np.isfinite(converted)))
+        converted, floating = torch.from_numpy(converted), array.dtype.kind == "f"
     elif values.layout != torch.strided or values.is_complex():
         raise ValueError(f"{name}: found dtype {values.dtype}, layout {values.layout}; give a dense tensor of real inputs")
     else:
         converted = values.detach().to(torch.float64)
-        exact = converted.to(values.dtype) == values.detach() if not values.is_floating_point() else torch.tensor(True)
-    if not exact.all():
+        exact, floating = torch.tensor(True), values.is_floating_point()
+    if not exact.all() or (not floating and (converted.abs() >= 2.0**53).any()):
         raise ValueError(f"{name}: some values need more than the 53 bits of float64; round them first")
     return converted

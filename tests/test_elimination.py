@@ -206,6 +206,32 @@ def test_results_do_not_depend_on_block_sizes(block, leaf, monkeypatch):
     assert [exact(net, x) for net, x in cases] == expected
 
 
+@pytest.mark.parametrize("place", [0, 1, 700, 1500, 2399])
+def test_a_new_row_in_a_long_tail_is_found_by_screening(place, monkeypatch):
+    """2,400 repetitions of ten samples, and one that differs somewhere among them; screened, not eliminated row by row."""
+    net, few = fd.relu_mlp([4, 8, 6, 3], seed=0, bias_std=1.0), fd.gaussian_inputs(11, 4)
+    x = few[:10].repeat(240, 1)
+    x[place] = few[10]
+    eliminated, screened = [], []
+    for name, seen in (("eliminate_block", eliminated), ("explains", screened)):
+        original = getattr(elimination._Eliminator, name)
+
+        def counting(self, rows, call=original, seen=seen):
+            seen.append(len(rows))
+            return call(self, rows)
+
+        monkeypatch.setattr(elimination._Eliminator, name, counting)
+    dim = fd.batch_functional_dimension(net, x, head="identity")
+    assert dim.verified and int(dim) == oracle(net, few)
+    assert screened and sum(eliminated) <= 7 * elimination.BLOCK < 7200
+
+
+def test_reached_at_is_where_the_rank_is_reached():
+    net, x = fd.relu_mlp([4, 8, 6, 3], seed=0, bias_std=1.0), fd.gaussian_inputs(200, 4)
+    dim = fd.batch_functional_dimension(net, x)
+    assert exact(net, x[: dim.reached_at]) == int(dim) > exact(net, x[: dim.reached_at - 1])
+
+
 def test_results_do_not_depend_on_the_number_of_threads():
     net, x = fd.relu_mlp([784, 10, 10, 10], seed=0), fd.mnist_sample(60, 1).x_train
     threads, ranks = torch.get_num_threads(), []

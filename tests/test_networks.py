@@ -51,6 +51,12 @@ def overlapping():
     return net
 
 
+def hooked():
+    net = fd.relu_mlp([3, 4, 2])
+    net[1].register_forward_hook(lambda module, given, out: 2 * out)
+    return net
+
+
 MODELS = {  # model: (error, found, what to do)
     "not a Sequential": (L(3, 2), TypeError, "model: found Linear, not a torch.nn.Sequential", "write it as nn.Sequential"),
     "unsupported": (S(L(3, 4), nn.Tanh(), L(4, 2)), TypeError, "unsupported layer Tanh at position 1", "supported"),
@@ -72,6 +78,7 @@ MODELS = {  # model: (error, found, what to do)
     "Flatten over samples": (S(nn.Flatten(0), L(3, 2)), ValueError, "Flatten(start_dim=0, end_dim=-1)", "use Flatten()"),
     "weight buffer": (buffered("weight"), TypeError, "weight of Linear at position 0 is not a parameter", "nn.Parameter"),
     "bias buffer": (buffered("bias"), TypeError, "bias of Linear at position 0 is not a parameter", "nn.Parameter"),
+    "hook": (hooked(), TypeError, "ReLU 1 has a forward hook", "remove the hook"),
     "overlapping": (overlapping(), ValueError, "two layers share a parameter", "copy the shared layer"),
     "NaN": (with_nan(), ValueError, "weight of Linear at position 2 is nan at [1, 3] (1 such", "clean or rescale"),
 }
@@ -93,6 +100,7 @@ INPUTS = {
     "objects": (np.full((2, 3), None), "x: found ndarray of dtype object", "array of real numbers"),
     "ragged": ([[1.0, 2.0, 3.0], [1.0]], "x: found list of dtype object", "array of real numbers"),
     "sparse": (torch.eye(3).to_sparse(), "x: found dtype torch.float32, layout torch.sparse", "dense tensor"),
+    "64 bits": (np.full((2, 3), 2**64 - 1, np.uint64), "x: some values need more than the 53 bits", "round them first"),
     "54 bits": (torch.full((2, 3), 2**53 + 1), "x: some values need more than the 53 bits of float64", "round them first"),
     "infinity": (np.array([[0.0, -np.inf, 0]]), "x is -inf at [0, 1]", "clean or rescale"),
     "complex": (torch.zeros(2, 3, dtype=torch.complex64), "x: found dtype torch.complex64", "dense tensor of real inputs"),
@@ -247,3 +255,14 @@ def test_a_dimension_is_an_integer_and_a_sentence():
     assert int(dim) == dim.value == range(100)[dim]
     assert str(dim) == repr(dim) == (f"rank Df_θ(X) = {dim.value} of at most 14 at θ (identity head, n = 50, P = 17; "
                                      "exact modulo 4194301, verified)")
+
+
+def test_flushed_denormals_are_refused():
+    """With them flushed, a pre-activation of 1e-310 counts as 0 and its sign cannot be certified."""
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush denormals")
+    try:
+        with pytest.raises(RuntimeError, match=r"call torch\.set_flush_denormal"):
+            fd.batch_functional_dimension(fd.relu_mlp([3, 4, 2]), X)
+    finally:
+        torch.set_flush_denormal(False)

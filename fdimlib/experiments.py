@@ -1,0 +1,191 @@
+"""The empirical experiments as tables of points: sizes of each preset, the most telling points first.
+
+A `Point` is one network of one training run, looked at on one set of inputs. Everything that decides its integers is a
+field, so its key, a hash of the fields, names the record of its result. Experiments share points, and so their results.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from fdimlib.data import pool_size
+from fdimlib.networks import dimension_bound, relu_mlp
+from fdimlib.validation import one_of
+
+PROTOCOL = 1  # raise it when training, inputs or measurements change: records of older protocols are then no longer read
+CLASSES = 10
+THEIRS = (0, 40, 80, 280, 680)  # initial weights and the authors' checkpoints
+OWN = ("epoch", "inputs", "samples", "method")  # the fields of a point beside those of its run
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of 784-w-w-w-10 by the authors' protocol.
+
+    Attributes:
+        width: w.
+        seed: of the split, the initial weights, the shuffling, the noise and the labels.
+        n_train: training digits.
+        noise: standard deviation of the noise added to the pixels of the training digits, which lie in [0, 1].
+        random_labels: share of the training labels that are drawn anew.
+        digits: size of the pool that the split is drawn from, 5,000 or 70,000.
+    """
+
+    width: int
+    seed: int
+    n_train: int = 600
+    noise: float = 0.0
+    random_labels: float = 0.0
+    digits: int = 5000
+
+    @property
+    def layers(self) -> list[int]:
+        return [784, self.width, self.width, self.width, CLASSES]
+
+
+@dataclass(frozen=True)
+class Point:
+    """The network of `run` after `epoch` epochs on `samples` inputs.
+
+    Attributes:
+        inputs: "train", the inputs it was trained on, noise included; "test"; "gaussian", N(0.5, 1) pixels; "growing", a
+            Gaussian sample that grows until the rank is r*(θ), `samples` being 0.
+        method: "exact", or "svd": the paper's numerical rank in its four variants.
+    """
+
+    run: Run
+    epoch: int
+    inputs: str
+    samples: int
+    method: str = "exact"
+
+    @property
+    def fields(self) -> dict:
+        """All that the key depends on, flat: the setting's columns in a table."""
+        return asdict(self.run) | {name: getattr(self, name) for name in OWN}
+
+    @classmethod
+    def from_fields(cls, fields: dict) -> "Point":
+        return cls(Run(**{name: value for name, value in fields.items() if name not in OWN}), *(fields[name] for name in OWN))
+
+    @property
+    def key(self) -> str:
+        text = json.dumps(self.fields | {"protocol": PROTOCOL}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def cost(self) -> float:
+        """A rough number of operations, for the remaining time of a sweep: elimination, the SVDs, a share of the training."""
+        rank = dimension_bound(relu_mlp(self.run.layers), n=self.samples or None, head="softmax")
+        rows, size = (CLASSES - 1) * self.samples or 1.05 * rank, sum(self.run.layers)
+        return rows * rank**2 * (80 if self.method == "svd" else 1) + 1e9 * size**0.5
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of the experiments.
+
+    Attributes:
+        draws: random parameters or samples in the theory notebooks.
+        n_train, n_test: training digits; test digits, and Gaussian inputs as many.
+        widths, seeds: of the training runs; above width 30 the first three seeds only.
+        checkpoints: epochs looked at, beside epoch 0.
+        svd_widths, svd_inputs: width and number of training digits of the spectra drawn in notebook 10.
+        svd: width → how many seeds and at which epochs the numerical ranks are computed on all training digits.
+        levels, level_widths: noise levels and widths of the noise experiment.
+        shares, share_widths: shares of random labels and widths of the label experiment.
+        full_widths: widths for the full functional dimension.
+    """
+
+    draws: int
+    n_train: int
+    n_test: int
+    widths: tuple[int, ...]
+    seeds: tuple[int, ...]
+    checkpoints: tuple[int, ...]
+    svd_widths: tuple[int, ...]
+    svd_inputs: int
+    svd: dict[int, tuple[int, tuple[int, ...]]]
+    levels: tuple[float, ...]
+    level_widths: tuple[int, ...]
+    shares: tuple[float, ...]
+    share_widths: tuple[int, ...]
+    full_widths: tuple[int, ...]
+
+    def seeds_of(self, width: int) -> tuple[int, ...]:
+        return self.seeds if width <= 30 else self.seeds[:3]
+
+
+PRESETS = {
+    "quick": Preset(
+        draws=200, n_train=600, n_test=600, widths=(2, 3, 5, 10), seeds=(0, 1, 2), checkpoints=(40, 80, 280, 680),
+        svd_widths=(5,), svd_inputs=200, svd={}, levels=(0.0, 0.5, 2.0), level_widths=(5, 10), shares=(0.0, 0.5, 1.0),
+        share_widths=(5, 10), full_widths=(2, 3, 5, 10),
+    ),
+    "paper": Preset(
+        draws=2000, n_train=600, n_test=2000, widths=(2, 3, 5, 10, 15, 20, 30, 45, 60), seeds=(0, 1, 2, 3, 4),
+        checkpoints=(10, 40, 80, 160, 280, 480, 680), svd_widths=(5,), svd_inputs=600,
+        svd={2: (5, (0, 680)), 3: (5, (0, 680)), 5: (5, (0, 40, 80, 280, 680)), 10: (5, (0, 680)), 30: (1, (680,))},
+        levels=(0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0), level_widths=(5, 10, 30),
+        shares=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), share_widths=(5, 10, 30, 60), full_widths=(2, 3, 5, 10, 15, 20, 30),
+    ),
+}
+
+def get_preset(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        ValueError: there is none; the names that exist are listed.
+    """
+    one_of("preset", name, tuple(PRESETS))
+    return PRESETS[name]
+
+
+def experiments(preset: str) -> dict[str, list[Point]]:
+    """The points of every experiment, by name, the most telling first."""
+    return {name: list(dict.fromkeys(table(get_preset(preset)))) for name, table in TABLES.items()}
+
+
+def _runs(widths, sizes: Preset, **options) -> list[Run]:
+    pairs = ((width, seed) for width in widths for seed in sizes.seeds_of(width))
+    return [Run(width, seed, sizes.n_train, digits=pool_size(), **options) for width, seed in pairs]
+
+
+def _training(sizes: Preset):
+    """E1: ranks on training and test digits along training, and what counting singular values reads."""
+    runs, epochs = _runs(sizes.widths, sizes), (0, *sizes.checkpoints)
+    yield from (Point(run, epoch, "train", sizes.n_train) for run in runs for epoch in epochs)
+    yield from (Point(run, epoch, "test", sizes.n_test) for run in runs for epoch in epochs if epoch in THEIRS)
+    for width, (seeds, moments) in sizes.svd.items():
+        few = _runs((width,), sizes)[:seeds]
+        yield from (Point(run, epoch, "train", sizes.n_train, "svd") for run in few for epoch in moments)
+
+
+def _width(sizes: Preset):
+    """E2: ranks after training against the width, and before it for comparison."""
+    samples = {"train": sizes.n_train, "test": sizes.n_test, "gaussian": sizes.n_test}
+    for run in _runs(sizes.widths, sizes):
+        yield from (Point(run, epoch, inputs, n) for epoch in (0, sizes.checkpoints[-1]) for inputs, n in samples.items())
+
+
+def _noise(sizes: Preset):
+    """E3: noise on the training inputs; ranks on them and on the clean test digits."""
+    samples, last = {"train": sizes.n_train, "test": sizes.n_test}, sizes.checkpoints[-1]
+    runs = [run for level in sizes.levels for run in _runs(sizes.level_widths, sizes, noise=level)]
+    yield from (Point(run, last, inputs, n) for inputs, n in samples.items() for run in runs)
+
+
+def _labels(sizes: Preset):
+    """E4: random training labels; ranks on the training and the test digits."""
+    samples, last = {"train": sizes.n_train, "test": sizes.n_test}, sizes.checkpoints[-1]
+    runs = [run for share in sizes.shares for run in _runs(sizes.share_widths, sizes, random_labels=share)]
+    yield from (Point(run, last, inputs, n) for inputs, n in samples.items() for run in runs)
+
+
+def _full(sizes: Preset):
+    """E5: the full functional dimension on growing Gaussian samples, before and after training."""
+    moments = (0, sizes.checkpoints[-1])
+    yield from (Point(run, epoch, "growing", 0) for run in _runs(sizes.full_widths, sizes) for epoch in moments)
+
+
+TABLES = {"training": _training, "width": _width, "noise": _noise, "labels": _labels, "full_dimension": _full}
