@@ -77,7 +77,7 @@ class Point:
     def cost(self) -> float:
         """A rough number of operations, for the remaining time of a sweep: elimination, the SVDs, a share of the training."""
         rank = dimension_bound(relu_mlp(self.run.layers), n=self.samples or None, head="softmax")
-        rows, size = (CLASSES - 1) * self.samples or 1.05 * rank, sum(self.run.layers)
+        rows, size = (CLASSES - 1) * self.samples or rank + 50_000, sum(self.run.layers)
         return rows * rank**2 * (80 if self.method == "svd" else 1) + 1e9 * size**0.5
 
 

@@ -6,9 +6,9 @@ another process has claimed is left to it.
 """
 
 import hashlib
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from fdimlib.records import Records, table
 from fdimlib.training import evaluate, train
 
 FOLDER = REPOSITORY / "build" / "records"
-MOST = 50_000  # Gaussian inputs for the full functional dimension
+MOST = 25_000  # Gaussian inputs for the full functional dimension
 SHORT = 2e12  # operations; half a minute on two cores
 
 
@@ -51,8 +51,9 @@ def compute(points: list[Point], device: str = "cpu") -> Iterator[tuple[Point, d
         x = add_noise(digits.x_train, run.noise, seed=run.seed)
         y = randomize_labels(digits.y_train, run.random_labels, seed=run.seed)
         epochs = sorted({point.epoch for point in points})
-        kept = train(relu_mlp(run.layers, seed=run.seed), x, y, checkpoints=epochs, epochs=max(1, epochs[-1]), seed=run.seed,
-                     progress=False)
+        with _one_thread():
+            kept = train(relu_mlp(run.layers, seed=run.seed), x, y, checkpoints=epochs, epochs=max(1, epochs[-1]),
+                         seed=run.seed, progress=False)
     except Exception as problem:
         yield from ((point, {"error": f"training: {type(problem).__name__}: {problem}"}) for point in points)
         return
@@ -67,6 +68,17 @@ def compute(points: list[Point], device: str = "cpu") -> Iterator[tuple[Point, d
             yield point, {"result": measure(point, models[point.epoch], inputs, labels, device)}
         except Exception as problem:
             yield point, {"error": f"{type(problem).__name__}: {problem}"}
+
+
+@contextmanager
+def _one_thread():
+    """Training in one thread: sums in one order on any number of cores, and no slower for matrices this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _exact(point: Point, model: nn.Sequential, x, y, device: str) -> dict:
@@ -89,7 +101,7 @@ def _exact(point: Point, model: nn.Sequential, x, y, device: str) -> dict:
         "patterns": len(torch.unique(active.flatten(1), dim=0)), "inputs_used": dim.samples,
         "reached_at": dim.reached_at,
         "loss": loss, "accuracy": accuracy, "seconds": round(seconds, 3), "weights": fingerprint(model),
-        "torch": torch.__version__.split("+")[0], "primes": " ".join(map(str, dim.primes)),
+        "torch": torch.__version__.split("+")[0], "prime": dim.primes[-1],
     }
 
 
@@ -199,18 +211,24 @@ def publish(name: str, preset: str, records: Records) -> Path | None:
     return path
 
 
-def submit(points: list[Point], records: Records, cluster: str, device: str, options: dict) -> list:
-    """Hand the missing points to submitit, one job a training run; the jobs write the same records."""
+def submit(points: list[Point], records: Records, cluster: str, device: str, options: dict) -> None:
+    """Hand the missing points to submitit, one job a training run, and wait; the jobs write the same records.
+
+    Interrupting the wait does not stop the jobs. What a job that dies leaves undone is recorded as failed.
+    """
     import submitit  # needed for clusters only, and slow to import
 
     executor = submitit.AutoExecutor(folder=records.folder / "submitit", cluster=cluster)
     executor.update_parameters(name="fdimlib", **options)
-    missing = [point for point in points if records.get(point) is None]
-    groups = [group for _, group in _by_run(missing)]
-    print(f"{len(groups)} jobs for {len(missing)} points; logs in {executor.folder}", file=sys.stderr)
-    folders, devices = [records.folder] * len(groups), [device] * len(groups)
-    return executor.map_array(_job, groups, folders, devices) if groups else []
+    groups = [group for _, group in _by_run([point for point in points if records.get(point) is None])]
+    jobs = [executor.submit(_job, group, records.folder, device) for group in groups]
+    for group, job in zip(groups, tqdm(jobs, desc=f"jobs, logs in {executor.folder}", unit="job")):
+        try:
+            job.result()
+        except Exception as problem:  # whatever ended the job: its own error, the scheduler, a lack of memory
+            for point in (point for point in group if records.get(point) is None):
+                records.put(point, error=f"job {job.job_id}: {problem}")
 
 
-def _job(points: list[Point], folder: Path, device: str) -> int:
-    return len(sweep(points, all_records(folder), device=device, progress=False))
+def _job(points: list[Point], folder: Path, device: str) -> None:
+    sweep(points, all_records(folder), device=device, progress=False)
