@@ -1,14 +1,14 @@
 """Settings for notebooks under nbval: figures go to a scratch folder, progress and warnings on stderr are not compared."""
 
-import pytest
+import os
+import tempfile
 
 
-@pytest.fixture(scope="session", autouse=True)
-def figures_in_scratch_folder(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("FDIMLIB_FIGURES", str(tmp_path_factory.mktemp("figures")))
-    yield
-    patch.undo()
+def pytest_configure(config):
+    """Set before any kernel starts, so that kernels inherit it (nbval's cells know no fixtures)."""
+    scratch = tempfile.TemporaryDirectory(prefix="figures-")
+    os.environ["FDIMLIB_FIGURES"] = scratch.name
+    config.add_cleanup(scratch.cleanup)
 
 
 def pytest_collectstart(collector):

@@ -1,8 +1,9 @@
 """The rank of a matrix J that is never formed, from the symmetric matrix K = J D Jᵀ, modulo a prime.
 
 Why K. Over the reals a positive diagonal D makes J D Jᵀ a Gram matrix, so rank K = rank J; hence some minor of K is a
-non-zero polynomial in the entries of D, and random residues D keep the rank with high probability (Schwartz, Zippel).
-For any D at all, rank K ≤ rank J. For a network, entries of K cost far less than rows of J (see `jacobian_rows.py`).
+non-zero polynomial in what D is drawn from, and unless p happens to divide all its coefficients, random residues keep the
+rank but for a probability of degree / p (Schwartz, Zippel; measured losses are near 1/p). A loss would not pass unseen:
+for any D, rank K ≤ rank J, and the checks below speak of J. For a network, entries of K cost far less than rows of J.
 
 How. Rows come in blocks. Each block is eliminated by the rows already kept, the *pivots*, of which K = L Δ Lᵀ is held
 (L unit lower triangular, Δ diagonal), then within itself. Dependent rows are dropped at once, so memory is O(r²), and
