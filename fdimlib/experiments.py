@@ -49,7 +49,7 @@ class Point:
 
     Attributes:
         inputs: "train", the inputs it was trained on, noise included; "test"; "gaussian", N(0.5, 1) pixels; "growing", a
-            Gaussian sample that grows until the rank is r*(θ), `samples` being 0.
+            Gaussian sample that grows until the rank is r*(θ), or to `samples` inputs.
         method: "exact", or "svd": the paper's numerical rank in its four variants.
     """
 
@@ -76,8 +76,8 @@ class Point:
     @property
     def cost(self) -> float:
         """A rough number of operations, for the remaining time of a sweep: elimination, the SVDs, a share of the training."""
-        rank = dimension_bound(relu_mlp(self.run.layers), n=self.samples or None, head="softmax")
-        rows, size = (CLASSES - 1) * self.samples or rank + 50_000, sum(self.run.layers)
+        rank = dimension_bound(relu_mlp(self.run.layers), n=self.samples, head="softmax")
+        rows, size = (CLASSES - 1) * self.samples, sum(self.run.layers)
         return rows * rank**2 * (80 if self.method == "svd" else 1) + 1e9 * size**0.5
 
 
@@ -94,7 +94,7 @@ class Preset:
         svd: width → how many seeds and at which epochs the numerical ranks are computed on all training digits.
         levels, level_widths: noise levels and widths of the noise experiment.
         shares, share_widths: shares of random labels and widths of the label experiment.
-        full_widths: widths for the full functional dimension.
+        full_widths, full_samples: widths for the full functional dimension; Gaussian inputs at most.
     """
 
     draws: int
@@ -111,6 +111,7 @@ class Preset:
     shares: tuple[float, ...]
     share_widths: tuple[int, ...]
     full_widths: tuple[int, ...]
+    full_samples: int
 
     def seeds_of(self, width: int) -> tuple[int, ...]:
         return self.seeds if width <= 30 else self.seeds[:3]
@@ -120,7 +121,7 @@ PRESETS = {
     "quick": Preset(
         draws=200, n_train=600, n_test=600, widths=(2, 3, 5, 10), seeds=(0, 1, 2), checkpoints=(40, 80, 280, 680),
         svd_widths=(5,), svd_inputs=200, svd={}, levels=(0.0, 0.5, 2.0), level_widths=(5, 10), shares=(0.0, 0.5, 1.0),
-        share_widths=(5, 10), full_widths=(2, 3, 5, 10),
+        share_widths=(5, 10), full_widths=(2, 3, 5), full_samples=3000,
     ),
     "paper": Preset(
         draws=2000, n_train=600, n_test=2000, widths=(2, 3, 5, 10, 15, 20, 30, 45, 60), seeds=(0, 1, 2, 3, 4),
@@ -128,6 +129,7 @@ PRESETS = {
         svd={2: (5, (0, 680)), 3: (5, (0, 680)), 5: (5, (0, 40, 80, 280, 680)), 10: (5, (0, 680)), 30: (1, (680,))},
         levels=(0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0), level_widths=(5, 10, 30),
         shares=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), share_widths=(5, 10, 30, 60), full_widths=(2, 3, 5, 10, 15, 20, 30),
+        full_samples=25_000,
     ),
 }
 
@@ -169,10 +171,11 @@ def _width(sizes: Preset):
 
 
 def _noise(sizes: Preset):
-    """E3: noise on the training inputs; ranks on them and on the clean test digits."""
-    samples, last = {"train": sizes.n_train, "test": sizes.n_test}, sizes.checkpoints[-1]
+    """E3: noise on the training inputs; ranks on them, also before training, and on the clean test digits."""
+    last = sizes.checkpoints[-1]
     runs = [run for level in sizes.levels for run in _runs(sizes.level_widths, sizes, noise=level)]
-    yield from (Point(run, last, inputs, n) for inputs, n in samples.items() for run in runs)
+    yield from (Point(run, epoch, "train", sizes.n_train) for run in runs for epoch in (last, 0))
+    yield from (Point(run, last, "test", sizes.n_test) for run in runs)
 
 
 def _labels(sizes: Preset):
@@ -185,7 +188,7 @@ def _labels(sizes: Preset):
 def _full(sizes: Preset):
     """E5: the full functional dimension on growing Gaussian samples, before and after training."""
     moments = (0, sizes.checkpoints[-1])
-    yield from (Point(run, epoch, "growing", 0) for run in _runs(sizes.full_widths, sizes) for epoch in moments)
+    yield from (Point(run, epoch, "growing", sizes.full_samples) for run in _runs(sizes.full_widths, sizes) for epoch in moments)
 
 
 TABLES = {"training": _training, "width": _width, "noise": _noise, "labels": _labels, "full_dimension": _full}

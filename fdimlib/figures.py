@@ -65,6 +65,33 @@ def save(fig: Figure, name: str, caption: str, *, preset: str, seeds, method: st
     display(Markdown(caption))
 
 
+def draw_seeds(ax, table: pd.DataFrame, x: str, y: str, color, *, label: str | None = None, ls="-") -> None:
+    """Each seed as a thin line, the median as a bold one, its markers hollow where the sample bound is the smaller bound.
+
+    There n(N_L − 1) < P − H − (N_{L−1} + 1), so the sample and not the network limits what can be seen.
+
+    Args:
+        table: one row for each x and seed, as `sweeps.results` gives it.
+    """
+    values = table.pivot(index=x, columns="seed", values=y).astype(float)
+    median, bounds = values.median(axis=1), table.groupby(x)[["sample_bound", "parameter_bound"]].first()
+    hollow = bounds.sample_bound < bounds.parameter_bound
+    ax.plot(values.index, values, color=color, ls=ls, lw=0.8, alpha=0.55)
+    ax.plot(median.index, median, color=color, ls=ls, lw=2.2, label=label)
+    ax.plot(median[~hollow].index, median[~hollow], "o", ms=5, color=color)
+    ax.plot(median[hollow].index, median[hollow], "o", ms=5, color=color, mfc="white", mew=1.5, zorder=3)
+
+
+def spread(values: pd.Series, spec: str = ",.0f") -> str:
+    """Median [least – largest]. From m seeds the range covers the true median with probability 1 − 2^(1−m), whatever the law.
+
+    >>> spread(pd.Series([3, 1, 2000]))
+    '3 [1 – 2,000]'
+    """
+    low, middle, high = (format(value, spec) for value in (values.min(), values.median(), values.max()))
+    return f"{middle} [{low} – {high}]"
+
+
 def write_index(target: Path) -> Path:
     """figures/README.md: every figure with the notebook that made it and its caption, read from the PNG files."""
     lines = ["# Figures", "", "Made by `make figures`; this page is generated. The PDF of each figure and, under `data/`, the "

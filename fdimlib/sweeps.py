@@ -28,7 +28,6 @@ from fdimlib.records import Records, table
 from fdimlib.training import evaluate, train
 
 FOLDER = REPOSITORY / "build" / "records"
-MOST = 25_000  # Gaussian inputs for the full functional dimension
 SHORT = 2e12  # operations; half a minute on two cores
 
 
@@ -85,8 +84,8 @@ def _exact(point: Point, model: nn.Sequential, x, y, device: str) -> dict:
     """The exact rank with the softmax head, its bounds, and how well the network does on these inputs."""
     start = time.perf_counter()
     if point.inputs == "growing":
-        dim = full_functional_dimension(model, head="softmax", seed=point.run.seed, device=device, max_samples=MOST,
-                                        progress=False)
+        dim = full_functional_dimension(model, head="softmax", seed=point.run.seed, device=device,
+                                        max_samples=point.samples, progress=False)
         x = gaussian_inputs(dim.samples, seed=point.run.seed)
     else:
         x = gaussian_inputs(point.samples, seed=point.run.seed) if point.inputs == "gaussian" else x
@@ -196,6 +195,15 @@ def results(name: str, preset: str, *, device: str = "cpu") -> pd.DataFrame:
     records = all_records()
     sweep(points, records, device=device)
     return table(records, points)
+
+
+def account(found: pd.DataFrame, name: str, preset: str) -> str:
+    """How complete and how sound the table of an experiment is, in a sentence."""
+    wanted = sum(point.method == "exact" for point in experiments(preset)[name])
+    sound = (found.verified & (found.exact <= found.bound)).all()
+    seeds = ", ".join(f"{n} at w = {width}" for width, n in found.groupby("width").seed.nunique().items())
+    return (f"{len(found)} of {wanted} points; every rank verified and within its bound: {'yes' if sound else 'NO'}\n"
+            f"seeds: {seeds}")
 
 
 def publish(name: str, preset: str, records: Records) -> Path | None:

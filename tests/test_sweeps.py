@@ -131,7 +131,7 @@ def test_a_failing_point_is_recorded_and_does_not_stop_the_rest(tmp_path, monkey
     def refuse(*_, **__):
         raise MemoryError("needs 10 bytes, 9 are free")
 
-    bad = [Point(POINTS[0].run, 0, "growing", 0), Point(Run(2, 0, n_train=5000), 1, "train", 20)]
+    bad = [Point(POINTS[0].run, 0, "growing", 100), Point(Run(2, 0, n_train=5000), 1, "train", 20)]
     monkeypatch.setattr(sweeps, "full_functional_dimension", refuse)
     records = Records(tmp_path)
     assert set(sweeps.sweep([*bad, *POINTS], records, progress=False)) == set(bad)
