@@ -140,13 +140,18 @@ def full_dimension():
 def against_svd(width, target):
     net, x = case(width, 600, EPOCHS)
     quick, results = take_turns(5, exact=lambda: exact(net, x))
-    start = time.perf_counter()
-    numerical = svd(net, x)
-    slow = time.perf_counter() - start
+    seconds = []
+    for route in (torch.linalg.svdvals, lambda j: torch.linalg.svdvals(j.T)):  # as theirs; and tall, which is faster
+        start = time.perf_counter()
+        s = route(fd.jacobian(net, x, head="softmax"))
+        seconds.append(time.perf_counter() - start)
+    slow, transposed = seconds
+    numerical = fd.numerical_rank(s, (len(x) * 10, sum(p.numel() for p in net.parameters())))
     ratio = slow / quick["exact"]
     return (f"w = {width}, n = 600, trained: against the authors' route, float64 Jacobian and `torch.linalg.svdvals`",
-            f"at least {target}× faster", f"{ratio:.0f}× ({slow:.0f} s once, rank read {int(numerical):,}, against "
-            f"{quick['exact']:.2f} s, rank {int(results['exact']):,})", ratio >= target)
+            f"at least {target}× faster", f"{ratio:.0f}× ({slow:.0f} s once, rank read {numerical:,}, against "
+            f"{quick['exact']:.2f} s, rank {int(results['exact']):,}); "
+            f"{transposed / quick['exact']:.0f}× against the transposed matrix", ratio >= target)
 
 
 def against_flint():

@@ -157,8 +157,8 @@ def full_functional_dimension(
     """The computable full functional dimension r*(θ): the largest rank over all samples.
 
     A Gaussian sample grows until the rank meets the bound of the symmetries (then r* is proved), or until its second half
-    adds nothing to its first (then the rank is a proven lower bound, and r* in all likelihood: a region of inputs of tiny
-    probability could still add to it; `dim.value < dim.bound` tells this case).
+    adds nothing to its first (then the rank is a proven lower bound and no more: regions of inputs that a Gaussian hardly ever
+    meets could add to it, and in networks of few inputs they often do; `dim.value < dim.bound` tells this case).
 
     Args:
         mean, std: of every coordinate of the inputs; the protocol's N(0.5, 1) by default.

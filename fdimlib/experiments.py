@@ -188,7 +188,8 @@ def _labels(sizes: Preset):
 def _full(sizes: Preset):
     """E5: the full functional dimension on growing Gaussian samples, before and after training."""
     moments = (0, sizes.checkpoints[-1])
-    yield from (Point(run, epoch, "growing", sizes.full_samples) for run in _runs(sizes.full_widths, sizes) for epoch in moments)
+    runs = _runs(sizes.full_widths, sizes)
+    yield from (Point(run, epoch, "growing", sizes.full_samples) for run in runs for epoch in moments)
 
 
 TABLES = {"training": _training, "width": _width, "noise": _noise, "labels": _labels, "full_dimension": _full}

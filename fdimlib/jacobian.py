@@ -59,7 +59,8 @@ def spectrum(model: nn.Sequential, x, *, head: str | None = None) -> Tensor:
     if not torch.isfinite(matrix).all():
         raise FloatingPointError("model: the Jacobian overflows in floating point; method='exact' takes numbers of any size")
     require_memory(3 * matrix.numel() * 8, matrix.device, "the singular values of the Jacobian")
-    return torch.linalg.svdvals(matrix.to(torch.float64))
+    matrix = matrix.to(torch.float64)
+    return torch.linalg.svdvals(matrix if len(matrix) > matrix.shape[1] else matrix.T)  # LAPACK is slower on wide matrices
 
 
 def numerical_rank(s: Tensor | Sequence[float], shape: tuple[int, int]) -> int:
