@@ -1,7 +1,7 @@
 """How fast the exact rank is, side by side with its peers; writes benchmarks/README.md and benchmarks/scaling.png.
 
     python benchmarks/rank.py                  everything, about half an hour on 2 cores
-    python benchmarks/rank.py --only lu flint  some rows of the table; it says which are left out
+    python benchmarks/rank.py --only lu flint  some rows; the others stay as results.json has them
 
 Every ratio comes from one process, the contestants taking turns; times are medians. Peak memory is that of a process of
 its own. Nothing else should run on the machine meanwhile.
@@ -28,6 +28,7 @@ from fdimlib.finite_field import primes
 from fdimlib.jacobian import modular_jacobian
 
 HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results.json"
 EPOCHS = 680  # the authors' last checkpoint
 
 
@@ -215,25 +216,44 @@ def main():
     if options.measure:
         method, *numbers = options.measure
         return measure(method, *map(int, numbers))
-    lines = ["# Speed of the exact rank", "", f"Written by `python benchmarks/rank.py` on {machine()}. The authors' network "
-             "784-w-w-w-10, softmax, real digits; medians of runs that take turns in one process.", "",
-             "| work | to reach | measured | reached |", "|---|---|---|---|"]
     for name in (name for name in ROWS if name in options.only):
-        work, target, found, reached = ROWS[name]()
-        lines.append(f"| {work} | {target} | {found} | {'yes' if reached else 'NO'} |")
-        print(lines[-1], flush=True)
-    lines += ["| one H100 or H200, w = 30, n = 2,000 | under 3 s after warm-up | not measured: no GPU at hand | – |", ""]
-    left_out = [name for name in [*ROWS, "scaling"] if name not in options.only]
-    if left_out:
-        lines += [f"Left out of this run: {', '.join(left_out)}.", ""]
+        keep(name, dict(zip(("work", "to reach", "measured", "reached"), ROWS[name]()), machine=machine()))
     if "scaling" in options.only:
-        draw(scaling(limit=60))
+        points = scaling(limit=60)
+        draw(points)
+        keep("scaling", {"machine": machine()})
+    (HERE / "README.md").write_text(page(results()), encoding="utf-8")
+
+
+def results():
+    """What has been measured: the rows of the table by name."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+
+
+def keep(name, row):
+    print(name, row, flush=True)
+    RESULTS.write_text(json.dumps(results() | {name: row}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def page(found):
+    """benchmarks/README.md."""
+    machines = sorted({row["machine"] for row in found.values()})
+    lines = ["# Speed of the exact rank", "", f"Written by `python benchmarks/rank.py` on {'; '.join(machines)}. The authors' "
+             "network 784-w-w-w-10, softmax, real digits; medians of runs that take turns in one process.", "",
+             "| work | to reach | measured | reached |", "|---|---|---|---|"]
+    for row in (found[name] for name in ROWS if name in found):
+        lines.append(f"| {row['work']} | {row['to reach']} | {row['measured']} | {'yes' if row['reached'] else 'NO'} |")
+    lines += ["| one H100 or H200, w = 30, n = 2,000 | under 3 s after warm-up | not measured: no GPU at hand | – |", ""]
+    missing = [name for name in [*ROWS, "scaling"] if name not in found]
+    if missing:
+        lines += [f"Not measured yet: {', '.join(missing)}.", ""]
+    if "scaling" in found:
         lines += [
             "![Seconds, memory and error of three routes to the rank, against sample size and width.](scaling.png)", "",
             "Three routes to one number, each in a process of its own, at initial weights, stopped after the first run of more "
             "than a minute. Right: how far the count is from the exact rank. The eigenvalues of J Jᵀ are the squares of the "
             "singular values: those below about 1e-8 of the largest drown in rounding.", ""]
-    (HERE / "README.md").write_text("\n".join(lines), encoding="utf-8")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 INNER = 2040  # products summed before a reduction: below 2,047, a multiple of 8
+PART = 2**16  # numbers taken into the field at once, so that the intermediate steps stay in cache
 LOWEST = -1074 - 53  # the smallest exponent of a float64 written as an integer of 53 bits times a power of two
 
 
@@ -82,9 +83,12 @@ class PrimeField:
         >>> PrimeField(7).image(torch.tensor([0.5, 3.0])).tolist()   # 2·4 = 8 = 1 modulo 7, so 1/2 = 4 = -3
         [-3.0, 3.0]
         """
-        mantissa, exponent = np.frexp(x.detach().cpu().to(torch.float64).numpy())
-        integers = (mantissa * 2.0**53).astype(np.int64) % self.p
-        return self.lift(torch.from_numpy(integers * _powers_of_two(self.p)[exponent - 53 - LOWEST]), x.device)
+        out = torch.empty(x.numel(), dtype=torch.float64, device=x.device)
+        for part, place in zip(x.detach().flatten().split(PART), out.split(PART)):
+            mantissa, exponent = np.frexp(part.cpu().to(torch.float64).numpy())
+            integers = (mantissa * 2.0**53).astype(np.int64) % self.p
+            place.copy_(self.lift(torch.from_numpy(integers * _powers_of_two(self.p)[exponent - 53 - LOWEST])))
+        return out.reshape(x.shape)
 
     def random(self, *shape: int, generator: torch.Generator, device=None) -> Tensor:
         """Uniform non-zero residues; the same numbers on every device."""
