@@ -90,7 +90,7 @@ class Preset:
         n_train, n_test: training digits; test digits, and Gaussian inputs as many.
         widths, seeds: of the training runs; above width 30 the first three seeds only.
         checkpoints: epochs looked at, beside epoch 0.
-        svd_widths, svd_inputs: width and number of training digits of the spectra drawn in notebook 10.
+        svd_inputs: training digits of the spectra in notebooks 08 and 10.
         svd: width → how many seeds and at which epochs the numerical ranks are computed on all training digits.
         levels, level_widths: noise levels and widths of the noise experiment.
         shares, share_widths: shares of random labels and widths of the label experiment.
@@ -103,7 +103,6 @@ class Preset:
     widths: tuple[int, ...]
     seeds: tuple[int, ...]
     checkpoints: tuple[int, ...]
-    svd_widths: tuple[int, ...]
     svd_inputs: int
     svd: dict[int, tuple[int, tuple[int, ...]]]
     levels: tuple[float, ...]
@@ -120,12 +119,12 @@ class Preset:
 PRESETS = {
     "quick": Preset(
         draws=200, n_train=600, n_test=600, widths=(2, 3, 5, 10), seeds=(0, 1, 2), checkpoints=(40, 80, 280, 680),
-        svd_widths=(5,), svd_inputs=200, svd={}, levels=(0.0, 0.5, 2.0), level_widths=(5, 10), shares=(0.0, 0.5, 1.0),
+        svd_inputs=200, svd={}, levels=(0.0, 0.5, 2.0), level_widths=(5, 10), shares=(0.0, 0.5, 1.0),
         share_widths=(5, 10), full_widths=(2, 3, 5), full_samples=3000,
     ),
     "paper": Preset(
         draws=2000, n_train=600, n_test=2000, widths=(2, 3, 5, 10, 15, 20, 30, 45, 60), seeds=(0, 1, 2, 3, 4),
-        checkpoints=(10, 40, 80, 160, 280, 480, 680), svd_widths=(5,), svd_inputs=600,
+        checkpoints=(10, 40, 80, 160, 280, 480, 680), svd_inputs=600,
         svd={2: (5, (0, 680)), 3: (5, (0, 680)), 5: (5, (0, 40, 80, 280, 680)), 10: (5, (0, 680)), 30: (1, (680,))},
         levels=(0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0), level_widths=(5, 10, 30),
         shares=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), share_widths=(5, 10, 30, 60), full_widths=(2, 3, 5, 10, 15, 20, 30),
