@@ -197,7 +197,10 @@ def draw(points):
             data = points[points.axis == axis]
             sns.lineplot(data, x=axis, y=y, hue="route", style="route", markers=True, ax=ax, lw=2)
             ax.set(xscale="log", xlabel=label, ylabel=title, yscale="linear" if y == "error" else "log")
+            ax.set_xticks(data[axis].unique(), data[axis].unique())
+            ax.minorticks_off()
             ax.legend().remove()
+        line[-1].set_ylim(top=5, bottom=min(-5, 1.1 * data.error.min()))
     fig.legend(*axes[0, 0].get_legend_handles_labels(), ncols=3, loc="outside upper center")
     fig.savefig(HERE / "scaling.png", metadata={"Software": None})
 
@@ -219,9 +222,8 @@ def main():
     for name in (name for name in ROWS if name in options.only):
         keep(name, dict(zip(("work", "to reach", "measured", "reached"), ROWS[name]()), machine=machine()))
     if "scaling" in options.only:
-        points = scaling(limit=60)
-        draw(points)
-        keep("scaling", {"machine": machine()})
+        keep("scaling", {"machine": machine(), "points": scaling(limit=60).to_dict("records")})
+        draw(pd.DataFrame(results()["scaling"]["points"]))
     (HERE / "README.md").write_text(page(results()), encoding="utf-8")
 
 
