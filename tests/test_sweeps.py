@@ -19,7 +19,8 @@ from fdimlib.records import Records, table
 POINTS = [Point(Run(2, seed, n_train=20), epoch, "train", 20) for seed in range(12) for epoch in (0, 1)]
 # Computes what is missing and prints the key of every point that it computes, as soon as it is recorded.
 SWEEP = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a background shell starts would ignore it
 from test_sweeps import POINTS
 from fdimlib import sweeps
 from fdimlib.records import Records
