@@ -171,7 +171,7 @@ def full_functional_dimension(
     network = read_network(model, head)
     max_samples = None if max_samples is None else whole_number("max_samples", max_samples, 1)
     bound = network.bound()
-    n = math.ceil(8.4 * bound / max(network.outputs, 1)) + 20  # generous: elimination stops at the bound, and skims the tail
+    n = math.ceil(17 * bound / max(network.outputs, 1)) + 20  # generous: elimination stops at the bound, and skims the tail
     while True:
         n = n if max_samples is None else min(n, max_samples)
         x = gaussian_inputs(n, network.widths[0], mean=mean, std=std, seed=seed)

@@ -12,9 +12,10 @@ from fdimlib.data import pool_size
 from fdimlib.networks import dimension_bound, relu_mlp
 from fdimlib.validation import one_of
 
-PROTOCOL = 1  # raise it when training, inputs or measurements change: records of older protocols are then no longer read
+PROTOCOL = 2  # raise it when training, inputs or measurements change: records of older protocols are then no longer read
 CLASSES = 10
 THEIRS = (0, 40, 80, 280, 680)  # initial weights and the authors' checkpoints
+WIDE = 30  # the authors' width: from here on costs count, and what the sample bound decides in advance is left out
 OWN = ("epoch", "inputs", "samples", "method")  # the fields of a point beside those of its run
 
 
@@ -88,47 +89,54 @@ class Preset:
     Attributes:
         draws: random parameters or samples in the theory notebooks.
         n_train, n_test: training digits; test digits, and Gaussian inputs as many.
+        n_wide: test digits at width 30, enough for the sample bound not to be the lower one.
         widths, seeds: of the training runs; above width 30 the first three seeds only.
         checkpoints: epochs looked at, beside epoch 0.
-        svd_inputs: training digits of the spectra in notebooks 08 and 10.
-        svd: width → how many seeds and at which epochs the numerical ranks are computed on all training digits.
+        svd_inputs: training digits of the spectra in notebook 08.
+        svd: width → for how many seeds and at which epochs the numerical ranks are computed on all training digits.
+        svd_gaussian: width → for how many seeds they are computed on the Gaussian inputs, after training.
         levels, level_widths: noise levels and widths of the noise experiment.
         shares, share_widths: shares of random labels and widths of the label experiment.
+        end_widths: further widths of these two, at the first and the last level and share only.
         full_widths, full_samples: widths for the full functional dimension; Gaussian inputs at most.
     """
 
     draws: int
     n_train: int
     n_test: int
+    n_wide: int
     widths: tuple[int, ...]
     seeds: tuple[int, ...]
     checkpoints: tuple[int, ...]
     svd_inputs: int
     svd: dict[int, tuple[int, tuple[int, ...]]]
+    svd_gaussian: dict[int, int]
     levels: tuple[float, ...]
     level_widths: tuple[int, ...]
     shares: tuple[float, ...]
     share_widths: tuple[int, ...]
+    end_widths: tuple[int, ...]
     full_widths: tuple[int, ...]
     full_samples: int
 
     def seeds_of(self, width: int) -> tuple[int, ...]:
-        return self.seeds if width <= 30 else self.seeds[:3]
+        return self.seeds if width <= WIDE else self.seeds[:3]
 
 
 PRESETS = {
     "quick": Preset(
-        draws=200, n_train=600, n_test=600, widths=(2, 3, 5, 10), seeds=(0, 1, 2), checkpoints=(40, 80, 280, 680),
-        svd_inputs=200, svd={}, levels=(0.0, 0.5, 2.0), level_widths=(5, 10), shares=(0.0, 0.5, 1.0),
-        share_widths=(5, 10), full_widths=(2, 3, 5), full_samples=3000,
+        draws=200, n_train=600, n_test=600, n_wide=4400, widths=(2, 3, 5, 10), seeds=(0, 1, 2), checkpoints=(40, 80, 280, 680),
+        svd_inputs=200, svd={}, svd_gaussian={}, levels=(0.0, 0.5, 2.0), level_widths=(5, 10), shares=(0.0, 0.5, 1.0),
+        share_widths=(5, 10), end_widths=(), full_widths=(2, 3, 5), full_samples=3000,
     ),
     "paper": Preset(
-        draws=2000, n_train=600, n_test=2000, widths=(2, 3, 5, 10, 15, 20, 30, 45, 60), seeds=(0, 1, 2, 3, 4),
+        draws=2000, n_train=600, n_test=2000, n_wide=4400, widths=(2, 3, 5, 10, 15, 20, 30, 45, 60), seeds=(0, 1, 2, 3, 4),
         checkpoints=(10, 40, 80, 160, 280, 480, 680), svd_inputs=600,
         svd={2: (5, (0, 680)), 3: (5, (0, 680)), 5: (5, (0, 40, 80, 280, 680)), 10: (5, (0, 680)), 30: (1, (680,))},
+        svd_gaussian={2: 2, 3: 2, 5: 2},
         levels=(0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0), level_widths=(5, 10, 30),
-        shares=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), share_widths=(5, 10, 30, 60), full_widths=(2, 3, 5, 10, 15, 20, 30),
-        full_samples=25_000,
+        shares=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), share_widths=(5, 10, 30, 60), end_widths=(15, 20),
+        full_widths=(2, 3, 5, 10, 15, 20, 30), full_samples=25_000,
     ),
 }
 
@@ -152,14 +160,27 @@ def _runs(widths, sizes: Preset, **options) -> list[Run]:
     return [Run(width, seed, sizes.n_train, digits=pool_size(), **options) for width, seed in pairs]
 
 
+def _on_test_digits(runs: list[Run], epochs, sizes: Preset):
+    """None above width 30, where more digits than the sample has would be needed for its size not to be the limit."""
+    for run in (run for run in runs if run.width <= WIDE):
+        n = sizes.n_test if run.width < WIDE else sizes.n_wide
+        yield from (Point(run, epoch, "test", n) for epoch in epochs if run.width < WIDE or epoch in (0, 40, epochs[-1]))
+
+
+def _counted(runs: list[Run], epochs, sizes: Preset):
+    """What counting singular values reads off the training digits."""
+    for run in runs:
+        seeds, moments = sizes.svd.get(run.width, (0, ()))
+        if run.seed in sizes.seeds[:seeds]:
+            yield from (Point(run, epoch, "train", sizes.n_train, "svd") for epoch in moments if epoch in epochs)
+
+
 def _training(sizes: Preset):
     """E1: ranks on training and test digits along training, and what counting singular values reads."""
     runs, epochs = _runs(sizes.widths, sizes), (0, *sizes.checkpoints)
     yield from (Point(run, epoch, "train", sizes.n_train) for run in runs for epoch in epochs)
-    yield from (Point(run, epoch, "test", sizes.n_test) for run in runs for epoch in epochs if epoch in THEIRS)
-    for width, (seeds, moments) in sizes.svd.items():
-        few = _runs((width,), sizes)[:seeds]
-        yield from (Point(run, epoch, "train", sizes.n_train, "svd") for run in few for epoch in moments)
+    yield from _on_test_digits(runs, THEIRS, sizes)
+    yield from _counted(runs, epochs, sizes)
 
 
 def _width(sizes: Preset):
@@ -167,21 +188,28 @@ def _width(sizes: Preset):
     samples = {"train": sizes.n_train, "test": sizes.n_test, "gaussian": sizes.n_test}
     for run in _runs(sizes.widths, sizes):
         yield from (Point(run, epoch, inputs, n) for epoch in (0, sizes.checkpoints[-1]) for inputs, n in samples.items())
+        if run.seed in sizes.seeds[: sizes.svd_gaussian.get(run.width, 0)]:
+            yield Point(run, sizes.checkpoints[-1], "gaussian", sizes.n_test, "svd")
 
 
 def _noise(sizes: Preset):
     """E3: noise on the training inputs; ranks on them, also before training, and on the clean test digits."""
-    last = sizes.checkpoints[-1]
+    last, ends = sizes.checkpoints[-1], (sizes.levels[0], sizes.levels[-1])
     runs = [run for level in sizes.levels for run in _runs(sizes.level_widths, sizes, noise=level)]
+    runs += [run for level in ends for run in _runs(sizes.end_widths, sizes, noise=level)]
     yield from (Point(run, epoch, "train", sizes.n_train) for run in runs for epoch in (last, 0))
-    yield from (Point(run, last, "test", sizes.n_test) for run in runs)
+    yield from _on_test_digits([run for run in runs if run.width < WIDE or run.noise in ends], (last,), sizes)
+    yield from _counted([run for run in runs if run.noise in ends], (last,), sizes)
 
 
 def _labels(sizes: Preset):
     """E4: random training labels; ranks on the training and the test digits."""
-    samples, last = {"train": sizes.n_train, "test": sizes.n_test}, sizes.checkpoints[-1]
+    last, ends = sizes.checkpoints[-1], (sizes.shares[0], sizes.shares[-1])
     runs = [run for share in sizes.shares for run in _runs(sizes.share_widths, sizes, random_labels=share)]
-    yield from (Point(run, last, inputs, n) for inputs, n in samples.items() for run in runs)
+    runs += [run for share in ends for run in _runs(sizes.end_widths, sizes, random_labels=share)]
+    yield from (Point(run, last, "train", sizes.n_train) for run in runs)
+    yield from _on_test_digits([run for run in runs if run.width < WIDE or run.random_labels in ends], (last,), sizes)
+    yield from _counted([run for run in runs if run.random_labels in ends], (last,), sizes)
 
 
 def _full(sizes: Preset):

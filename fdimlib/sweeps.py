@@ -8,7 +8,6 @@ another process has claimed is left to it.
 import hashlib
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
@@ -50,34 +49,23 @@ def compute(points: list[Point], device: str = "cpu") -> Iterator[tuple[Point, d
         x = add_noise(digits.x_train, run.noise, seed=run.seed)
         y = randomize_labels(digits.y_train, run.random_labels, seed=run.seed)
         epochs = sorted({point.epoch for point in points})
-        with _one_thread():
-            kept = train(relu_mlp(run.layers, seed=run.seed), x, y, checkpoints=epochs, epochs=max(1, epochs[-1]),
-                         seed=run.seed, progress=False)
+        kept = train(relu_mlp(run.layers, seed=run.seed), x, y, checkpoints=epochs, epochs=max(1, epochs[-1]),
+                     seed=run.seed, progress=False)
     except Exception as problem:
         yield from ((point, {"error": f"training: {type(problem).__name__}: {problem}"}) for point in points)
         return
     models = {checkpoint.epoch: checkpoint.model for checkpoint in kept}
     samples = {"train": (x, y), "test": (digits.x_test, digits.y_test)}
     for point in points:
-        inputs, labels = samples.get(point.inputs, (None, None))
-        if inputs is not None:
-            inputs, labels = inputs[: point.samples], labels[: point.samples]
         try:
+            if point.inputs in samples:
+                inputs, labels = (values[: point.samples] for values in samples[point.inputs])
+            else:
+                inputs, labels = gaussian_inputs(point.samples, seed=run.seed), None
             measure = _numerical if point.method == "svd" else _exact
             yield point, {"result": measure(point, models[point.epoch], inputs, labels, device)}
         except Exception as problem:
             yield point, {"error": f"{type(problem).__name__}: {problem}"}
-
-
-@contextmanager
-def _one_thread():
-    """Training in one thread: sums in one order on any number of cores, and no slower for matrices this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _exact(point: Point, model: nn.Sequential, x, y, device: str) -> dict:
@@ -86,9 +74,8 @@ def _exact(point: Point, model: nn.Sequential, x, y, device: str) -> dict:
     if point.inputs == "growing":
         dim = full_functional_dimension(model, head="softmax", seed=point.run.seed, device=device,
                                         max_samples=point.samples, progress=False)
-        x = gaussian_inputs(dim.samples, seed=point.run.seed)
+        x = x[: dim.samples]
     else:
-        x = gaussian_inputs(point.samples, seed=point.run.seed) if point.inputs == "gaussian" else x
         dim = batch_functional_dimension(model, x, head="softmax", device=device, progress=False)
     seconds = time.perf_counter() - start
     loss, accuracy = (None, None) if y is None else evaluate(model, x, y)
@@ -185,25 +172,34 @@ def describe(point: Point, outcome: dict) -> str:
 
 
 def results(name: str, preset: str, *, device: str = "cpu") -> pd.DataFrame:
-    """An experiment's table: at the quick preset computed anew, otherwise through the records, so that it can be resumed."""
+    """An experiment's table: at the quick preset computed anew, at others what the records hold (`sweep` adds to them).
+
+    Raises:
+        LookupError: the records hold nothing of it.
+    """
     points = experiments(preset)[name]
-    if preset == "quick":
-        outcomes = [pair for _, group in _by_run(points) for pair in compute(group, device)]
-        memory = Records(Path("-"))
-        memory.published = {point: outcome["result"] for point, outcome in outcomes}
-        return table(memory, points)
-    records = all_records()
-    sweep(points, records, device=device)
-    return table(records, points)
+    if preset != "quick":
+        found = table(all_records(), points)
+        if found.empty:
+            raise LookupError(f"preset: no records of {name} at {preset!r}; python -m fdimlib sweep {name} --preset {preset}")
+        return found
+    memory = Records(Path("-"))
+    memory.published = {point: outcome["result"] for _, group in _by_run(points) for point, outcome in compute(group, device)}
+    return table(memory, points)
+
+
+def sound(*tables: pd.DataFrame) -> bool:
+    """Whether every rank of these tables is verified and within its bound."""
+    return all((found.verified & (found.exact <= found.bound)).all() for found in tables)
 
 
 def account(found: pd.DataFrame, name: str, preset: str) -> str:
-    """How complete and how sound the table of an experiment is, in a sentence."""
+    """How complete and how sound the table of an experiment is, in two or three lines."""
     wanted = sum(point.method == "exact" for point in experiments(preset)[name])
-    sound = (found.verified & (found.exact <= found.bound)).all()
     seeds = ", ".join(f"{n} at w = {width}" for width, n in found.groupby("width").seed.nunique().items())
-    return (f"{len(found)} of {wanted} points; every rank verified and within its bound: {'yes' if sound else 'NO'}\n"
-            f"seeds: {seeds}")
+    rest = f"\nthe other {wanted - len(found)}: python -m fdimlib sweep {name} --preset {preset}" if len(found) < wanted else ""
+    return (f"{len(found)} of {wanted} points; every rank verified and within its bound: {'yes' if sound(found) else 'NO'}\n"
+            f"seeds: {seeds}{rest}")
 
 
 def publish(name: str, preset: str, records: Records) -> Path | None:

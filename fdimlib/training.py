@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from fdimlib.networks import read_inputs, read_network
+from fdimlib.networks import read_inputs, read_network, round_to_grid_
 from fdimlib.validation import whole_number
 
 
@@ -33,13 +33,14 @@ def train(
     """Train a copy of `model`; return it at epoch 0, at each checkpoint, and at the end.
 
     SGD without momentum on the softmax cross-entropy, reshuffled every epoch, the last, smaller batch kept: the paper's
-    protocol. The model itself stays as it is; precision and device are the model's own.
+    protocol. After every step the parameters are rounded to multiples of 2^-26, so that a float64 run does not depend on
+    the machine (`networks.round_to_grid_`). The model itself stays as it is; precision and device are the model's own.
 
     Args:
         model: network with one output a class; a final Softmax is understood, and left out of the loss.
         x, y: inputs (n, N_0) and integer labels (n,).
         epochs: None: up to the last checkpoint. Checkpoints beyond `epochs` are not reached.
-        seed: of the shuffling; together with the model it determines the run on one machine.
+        seed: of the shuffling; together with the model it determines the run.
 
     Raises:
         ValueError: labels that do not fit the network or the inputs, or options out of range.
@@ -75,6 +76,7 @@ def train(
             optimizer.zero_grad()
             cross_entropy(logits(x[batch]), y[batch]).backward()
             optimizer.step()
+            round_to_grid_(model.parameters())
         if epoch in checkpoints or epoch == epochs:
             kept.append(_checkpoint(epoch, model, x, y))
     return kept

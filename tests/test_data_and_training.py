@@ -1,6 +1,9 @@
 """Real digits, corruptions, and the training protocol."""
 
 import gzip
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -123,6 +126,23 @@ def test_training_learns_real_digits_deterministically_and_leaves_the_network_al
     assert (loss, accuracy) == (first[-1].loss, first[-1].accuracy)
 
 
+TRAIN_AND_PRINT = """
+import fdimlib as fd
+from fdimlib.sweeps import fingerprint
+digits = fd.mnist_sample(300, 10)
+kept = fd.train(fd.relu_mlp([784, 10, 10], seed=0), digits.x_train, digits.y_train, checkpoints=(40,), progress=False)
+print(*(fingerprint(checkpoint.model) for checkpoint in kept))
+"""
+
+
+def test_training_gives_the_same_bits_with_other_processor_instructions():
+    """Sums in another order, as on an older processor: without rounding to the grid, even the initial weights differ."""
+    plain = {"MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "1"}
+    found = {subprocess.run([sys.executable, "-c", TRAIN_AND_PRINT], env=os.environ | extra, capture_output=True, text=True,
+                            check=True).stdout for extra in ({}, plain)}
+    assert len(found) == 1 and len(found.pop().split()) == 2
+
+
 def test_training_keeps_every_sample_of_the_last_batch(digits):
     """One epoch with full batches is one step of gradient descent on the mean loss: written out by hand."""
     net = fd.relu_mlp([784, 3, 10], seed=0)
@@ -140,9 +160,10 @@ def test_a_final_softmax_is_left_out_of_the_loss(digits):
     assert plain.loss == ending.loss and type(ending.model[-1]) is nn.Softmax
 
 
-def test_float32_networks_train_in_float32(digits):
-    kept = fd.train(fd.relu_mlp([784, 4, 10]).float(), digits.x_train, digits.y_train, epochs=1, progress=False)
-    assert kept[-1].model[0].weight.dtype == torch.float32
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_networks_of_lower_precision_train_in_it(digits, dtype):
+    kept = fd.train(fd.relu_mlp([784, 4, 10]).to(dtype), digits.x_train, digits.y_train, epochs=1, progress=False)
+    assert kept[-1].model[0].weight.dtype == dtype and kept[-1].loss < 2.5
 
 
 @pytest.mark.parametrize("change, message", [

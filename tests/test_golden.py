@@ -1,8 +1,9 @@
-"""The canonical run's committed weights give the committed integers, on any machine."""
+"""The canonical run gives the committed weights, and they the committed integers, on any machine."""
 
 import json
 
 import pytest
+import torch
 from golden import make
 from safetensors.torch import load_file
 
@@ -16,3 +17,9 @@ def test_same_weights_same_integers(epoch):
     model = fd.relu_mlp(make.WIDTHS)
     model.load_state_dict(load_file(make.HERE / f"w30_epoch{epoch:03}.safetensors"))
     assert make.ranks(model) == RANKS[str(epoch)]
+
+
+def test_training_again_gives_the_committed_weights_bit_by_bit():
+    for checkpoint in make.train():
+        committed, found = load_file(make.HERE / f"w30_epoch{checkpoint.epoch:03}.safetensors"), checkpoint.model.state_dict()
+        assert all(torch.equal(found[name], committed[name]) for name in committed), f"epoch {checkpoint.epoch}"

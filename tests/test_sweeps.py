@@ -92,7 +92,7 @@ DAMAGES = {
     "truncated": lambda text: text[: len(text) // 2],
     "empty": lambda text: "",
     "another point's": lambda text: text.replace('"seed": 0', '"seed": 1'),
-    "another protocol's": lambda text: text.replace('"protocol": 1', '"protocol": 0'),
+    "another protocol's": lambda text: text.replace(f'"protocol": {experiments.PROTOCOL}', '"protocol": 0'),
     "foreign": lambda text: "[1, 2]",
     "without an outcome": lambda text: text.replace('"result"', '"resolt"'),
     "binary": lambda text: "\udcff\udcfe",
@@ -151,9 +151,23 @@ def test_a_published_table_counts_as_done(tmp_path):
     again = Records(tmp_path / "nowhere", [tmp_path / "x.csv"])
     assert [again.get(p) for p in points] == [records.get(p) for p in points]
     pd.testing.assert_frame_equal(table(again, points), table(records, points))
-    old = (tmp_path / "x.csv").read_text().replace(f"{POINTS[1].key},1,", f"{POINTS[1].key},0,")
+    old = (tmp_path / "x.csv").read_text().replace(f"{POINTS[1].key},{experiments.PROTOCOL},", f"{POINTS[1].key},0,")
     (tmp_path / "x.csv").write_text(old)
     assert Records(tmp_path / "nowhere", [tmp_path / "x.csv"]).get(POINTS[1]) is None, "another protocol's row is not read"
+
+
+def test_results_of_large_presets_come_from_the_records(tmp_path, monkeypatch):
+    records = Records(tmp_path)
+    monkeypatch.setattr(experiments, "TABLES", {"tiny": lambda sizes: POINTS[:3]})
+    monkeypatch.setattr(sweeps, "all_records", lambda: records)
+    with pytest.raises(LookupError, match=r"no records of tiny at .paper.; python -m fdimlib sweep tiny"):
+        sweeps.results("tiny", "paper")
+    sweeps.sweep(POINTS[:2], records, progress=False)
+    found = sweeps.results("tiny", "paper")
+    assert len(found) == 2
+    assert sweeps.account(found, "tiny", "paper").endswith("the other 1: python -m fdimlib sweep tiny --preset paper")
+    anew = sweeps.results("tiny", "quick")
+    assert len(anew) == 3 and anew.exact.tolist()[:2] == found.exact.tolist()
 
 
 @pytest.mark.parametrize("cluster", ["debug", "local"])
@@ -165,17 +179,19 @@ def test_submitit_writes_the_same_records(cluster, tmp_path):
 
 
 def test_the_command_line_sweeps_counts_and_repeats(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(experiments, "TABLES", {"tiny": lambda sizes: POINTS[:3]})
+    svd = Point(POINTS[1].run, POINTS[1].epoch, "train", 20, "svd")
+    monkeypatch.setattr(experiments, "TABLES", {"tiny": lambda sizes: [*POINTS[:3], svd]})
     monkeypatch.setattr(sweeps, "REPOSITORY", tmp_path)
     folder = ["--records", str(tmp_path / "records")]
     assert command_line.main(["status", *folder]) == 1
-    assert capsys.readouterr().out.split()[-5:] == ["3", "0", "0", "0", "3"]
+    assert capsys.readouterr().out.split()[-5:] == ["4", "0", "0", "0", "4"]
     assert command_line.main(["sweep", "tiny", *folder]) == 0
-    assert capsys.readouterr().out.split()[-5:] == ["3", "3", "0", "0", "0"]
+    assert capsys.readouterr().out.split()[-5:] == ["4", "4", "0", "0", "0"]
     published = pd.read_csv(tmp_path / "figures" / "data" / "tiny_quick.csv")
     assert set(published.columns) >= {"seed", "exact", "bound", "verified", "loss", "accuracy", "seconds", "torch", "weights"}
     assert command_line.main(["rerun", published.key[1], *folder]) == 0
-    assert "the weights are the same, bit by bit; the ranks agree" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.count("the weights are the same, bit by bit; the ranks agree") == 2, "the exact rank and the numerical ones"
     with pytest.raises(SystemExit, match="names no point"):
         command_line.main(["rerun", "0" * 16, *folder])
     with pytest.raises(SystemExit, match="experiment: found wide; choose among tiny"):
@@ -190,8 +206,19 @@ def test_numerical_ranks_of_other_weights_are_left_out(tmp_path):
     assert table(records, POINTS[:1]).svd_float32_softmax.isna().all()
 
 
+def test_the_published_tables_are_sound_and_show_one_network_for_each_run_and_epoch():
+    tables = [pd.read_csv(path) for name in experiments.TABLES if (path := sweeps.published(name, "paper")).exists()]
+    rows = pd.concat(tables, ignore_index=True)
+    assert len(tables) == 5 and (rows.protocol == experiments.PROTOCOL).all() and sweeps.sound(rows)
+    assert (rows.exact <= rows[["sample_bound", "parameter_bound"]].min(axis=1)).all()
+    run = ["width", "seed", "n_train", "noise", "random_labels", "digits", "epoch"]
+    assert (rows.groupby(run).weights.nunique() == 1).all()
+    fields = rows[[*run, "inputs", "samples"]].assign(method="exact").to_dict("records")
+    assert [Point.from_fields(setting).key for setting in fields] == rows.key.tolist()
+
+
 def test_keys_are_those_of_the_settings():
     """Fixed for good: a change here orphans every published record, and calls for another PROTOCOL."""
-    assert Point(Run(30, 0), 680, "test", 2000).key == "a31db427e0913716"
+    assert Point(Run(30, 0), 680, "test", 2000).key == "2236aef14a832aee"
     assert len({point.key for tables in map(experiments.experiments, experiments.PRESETS) for points in tables.values()
                 for point in points}) > 1000
