@@ -5,12 +5,12 @@ non-zero polynomial in what D is drawn from, and unless p happens to divide all 
 rank but for a probability of degree / p (Schwartz, Zippel; measured losses are near 1/p). A loss would not pass unseen:
 for any D, rank K ≤ rank J, and the checks below speak of J. For a network, entries of K cost far less than rows of J.
 
-How. Rows come in blocks. Each block is eliminated by the rows already kept, the *pivots*, of which K = L Δ Lᵀ is held
-(L unit lower triangular, Δ diagonal), then within itself. Dependent rows are dropped at once, so memory is O(r²), and
-time O(rows·r²), in matrix products. It stops when r meets a known bound. Rows that add nothing are recognised without that:
-a random direction w that all pivots send to 0 is sent to 0 by every row that they span, and by any other with probability
-1/p only. So of the rows of a sample, only as many are eliminated first as samples have lately yielded, the others only if w
-tells that they must; and all rows ahead are looked at once yields fall. Time is then nearer to O(r³).
+How. Rows come in blocks. Each block is eliminated by the rows already kept, the *pivots*, of which K = L Δ Lᵀ is held (L unit
+lower triangular, Δ diagonal), then within itself. Dependent rows are dropped at once, so memory is O(r²), and time
+O(rows·r²), in matrix products. It stops when r meets a known bound. Rows that add nothing are recognised sooner: a random
+direction w that all pivots send to 0 is sent to 0 by every row that they span, and by any other with probability 1/p only. So
+of a sample's rows as many are eliminated first as samples have lately yielded, others only if w asks for it; all rows ahead
+are looked at once yields fall. Time is then nearer to O(r³).
 
 Why it can be trusted. Two random columns J z are eliminated along with K.
 1. A row left with remainder zero there satisfies J_i z = C_i J_pivots z, with the coefficients C_i that L encodes: if C_i were
@@ -114,7 +114,7 @@ class _Eliminator:
             gain = (self.rank - before) / samples
             if gain:
                 self.last = (state, some) if each < outputs else None
-            each = max(1, round(gain))
+            each = outputs if self.rank - before == taken else max(1, round(gain))
             size = max(size // 2, LEAST) if gain < 1 / 4 else min(2 * size, BLOCK) if gain > 1 / 2 else size
             if gain < LOOK * usual and len(rows) and self.rank < self.bound:
                 waiting, rows = len(rows), rows[self.unexplained(rows)]
@@ -293,6 +293,8 @@ def _join(inverse: Tensor, corner: Tensor, low_inverse: Tensor, field: PrimeFiel
 
 def _whole_samples(rows: Tensor, outputs: int, each: int, size: int) -> tuple[int, int]:
     """How many rows to take, and of how many samples, for `each` rows of every sample to be `size` at most."""
+    if each == outputs:  # all in order: the last sample may be cut, for a block of a size that matrix products like
+        return min(size, len(rows)), len(torch.unique_consecutive(rows[:size] // outputs))
     counts = torch.unique_consecutive(rows[: size * outputs] // outputs, return_counts=True)[1]
     samples = max(1, int((counts.clamp(max=each).cumsum(0) <= size).sum()))
     return int(counts[:samples].sum()), samples
