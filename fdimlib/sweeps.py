@@ -167,7 +167,7 @@ def describe(point: Point, outcome: dict) -> str:
     setting = ", ".join([f"w = {run.width}", f"seed {run.seed}", f"epoch {point.epoch}", f"{point.inputs} inputs", *extras])
     result = outcome.get("result", {})
     found = outcome.get("error") or (f"rank {result['exact']:,} of at most {result['bound']:,}" if "exact" in result else
-                                     f"float32 count {result['svd_float32_softmax']:,}")
+                                     f"float32 count {result['svd_float32_softmax']:,.0f}")
     return f"{setting}: {found}"
 
 
