@@ -113,7 +113,7 @@ class _Eliminator:
             again.append(self.eliminate_samples(some, each, size))
             gain = (self.rank - before) / samples
             if gain:
-                self.last = (state, some) if each < outputs else None
+                self.last = (state, some) if each < outputs and samples > 1 else None
             each = outputs if self.rank - before == taken else max(1, round(gain))
             size = max(size // 2, LEAST) if gain < 1 / 4 else min(2 * size, BLOCK) if gain > 1 / 2 else size
             if gain < LOOK * usual and len(rows) and self.rank < self.bound:
