@@ -15,7 +15,8 @@ from fdimlib.validation import one_of
 PROTOCOL = 2  # raise it when training, inputs or measurements change: records of older protocols are then no longer read
 CLASSES = 10
 THEIRS = (0, 40, 80, 280, 680)  # initial weights and the authors' checkpoints
-WIDE = 30  # the authors' width: from here on costs count, and what the sample bound decides in advance is left out
+WIDE = 30  # the authors' width: from here on costs count, and fewer epochs and levels are looked at on test digits
+ROOM = 45  # the largest width for which the test digits at hand leave the rank any room below the sample bound
 OWN = ("epoch", "inputs", "samples", "method")  # the fields of a point beside those of its run
 
 
@@ -89,7 +90,7 @@ class Preset:
     Attributes:
         draws: random parameters or samples in the theory notebooks.
         n_train, n_test: training digits; test digits, and Gaussian inputs as many.
-        n_wide: test digits at width 30, enough for the sample bound not to be the lower one.
+        n_wide: test digits at widths 30 and 45, enough for the rank not to be at the sample bound.
         widths, seeds: of the training runs; above width 30 the first three seeds only.
         checkpoints: epochs looked at, beside epoch 0.
         svd_inputs: training digits of the spectra in notebook 08.
@@ -132,10 +133,10 @@ PRESETS = {
     "paper": Preset(
         draws=2000, n_train=600, n_test=2000, n_wide=4400, widths=(2, 3, 5, 10, 15, 20, 30, 45, 60), seeds=(0, 1, 2, 3, 4),
         checkpoints=(10, 40, 80, 160, 280, 480, 680), svd_inputs=600,
-        svd={2: (5, (0, 680)), 3: (5, (0, 680)), 5: (5, (0, 40, 80, 280, 680)), 10: (5, (0, 680)), 30: (1, (680,))},
+        svd={2: (5, (0, 680)), 3: (5, (0, 680)), 5: (5, (0, 40, 80, 280, 680)), 10: (5, (0, 680)), 30: (3, (0, 680))},
         svd_gaussian={2: 2, 3: 2, 5: 2},
         levels=(0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0), level_widths=(5, 10, 30),
-        shares=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), share_widths=(5, 10, 30, 60), end_widths=(15, 20),
+        shares=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), share_widths=(5, 10, 30, 60), end_widths=(15, 20, 45),
         full_widths=(2, 3, 5, 10, 15, 20, 30), full_samples=25_000,
     ),
 }
@@ -161,8 +162,7 @@ def _runs(widths, sizes: Preset, **options) -> list[Run]:
 
 
 def _on_test_digits(runs: list[Run], epochs, sizes: Preset):
-    """None above width 30, where more digits than the sample has would be needed for its size not to be the limit."""
-    for run in (run for run in runs if run.width <= WIDE):
+    for run in (run for run in runs if run.width <= ROOM):
         n = sizes.n_test if run.width < WIDE else sizes.n_wide
         yield from (Point(run, epoch, "test", n) for epoch in epochs if run.width < WIDE or epoch in (0, 40, epochs[-1]))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import Image, Markdown, display
@@ -80,6 +81,19 @@ def draw_seeds(ax, table: pd.DataFrame, x: str, y: str, color, *, label: str | N
     ax.plot(median.index, median, color=color, ls=ls, lw=2.2, label=label)
     ax.plot(median[~hollow].index, median[~hollow], "o", ms=5, color=color)
     ax.plot(median[hollow].index, median[hollow], "o", ms=5, color=color, mfc="white", mew=1.5, zorder=3)
+
+
+def ratio_axis(ax, low: float = 0.1, high: float = 10) -> None:
+    """An axis for ratios: their logarithm on a square-root scale, so that both 1.03 and 3 can be told from 1."""
+    def forward(ratio):
+        log = np.log(np.maximum(ratio, 1e-9))  # before they are placed, tick labels stand at 0
+        return np.sign(log) * np.sqrt(np.abs(log))
+
+    ax.set_xscale("function", functions=(forward, lambda x: np.exp(np.sign(x) * x**2)))
+    ax.set_xlim(low, high)
+    ticks = [tick for tick in (0.1, 0.5, 0.9, 1.1, 2, 10) if low <= tick <= high]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
 
 
 def spread(values: pd.Series, spec: str = ",.0f") -> str:

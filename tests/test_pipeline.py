@@ -160,6 +160,18 @@ def test_the_readme_quotes_the_numbers_of_its_figure():
     assert f"exceed {readings.bound.max():,}" in readme and counted[0] > readings.bound.max()
 
 
+def test_the_readme_quotes_the_counts_at_the_authors_width():
+    tables = {name: pd.read_csv(ROOT / "figures" / "data" / f"{name}_paper.csv") for name in ("training", "noise", "labels")}
+    at = {name: t[(t.width == 30) & (t.inputs == "train")].dropna(subset="svd_seconds") for name, t in tables.items()}
+    assert all((table.exact == 5400).all() and (table.sample_bound == 5400).all() for table in at.values())
+    first = at["training"][at["training"].seed == 0].set_index("epoch").svd_float32_softmax
+    noisy, random_labels = (at[name][(at[name].seed == 0) & (at[name][column] > 0)].svd_float32_softmax.item()
+                            for name, column in (("noise", "noise"), ("labels", "random_labels")))
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"seed 0: from {first[0]:,.0f} to {first[680]:,.0f}" in readme
+    assert f"with noise (to {noisy:,.0f}) and with random labels (to {random_labels:,.0f})" in readme
+
+
 def test_ci_runs_the_readme_test_command():
     script = [line for line in (ROOT / ".ci/run").read_text().splitlines() if not line.startswith("#")]
     assert script == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "make test"]
