@@ -240,8 +240,9 @@ def keep(name, row):
 def page(found):
     """benchmarks/README.md."""
     machines = sorted({row["machine"] for row in found.values()})
-    lines = ["# Speed of the exact rank", "", f"Written by `python benchmarks/rank.py` on {'; '.join(machines)}. The authors' "
-             "network 784-w-w-w-10, softmax, real digits; medians of runs that take turns in one process.", "",
+    lines = ["# Speed of the exact rank", "", f"Written by `python benchmarks/rank.py` on {'; '.join(machines)}; results.json "
+             "names the one of each row. The authors' network 784-w-w-w-10, softmax, real digits; medians of runs that take "
+             "turns in one process.", "",
              "| work | to reach | measured | reached |", "|---|---|---|---|"]
     for row in (found[name] for name in ROWS if name in found):
         lines.append(f"| {row['work']} | {row['to reach']} | {row['measured']} | {'yes' if row['reached'] else 'NO'} |")
