@@ -70,3 +70,9 @@ def readings(table: pd.DataFrame, column: str, before, after) -> pd.DataFrame:
 def sides(ratio: pd.Series) -> str:
     """In how many networks the rank rose, fell and stayed: "5 / 0 / 1"."""
     return f"{(ratio > 1).sum()} / {(ratio < 1).sum()} / {(ratio == 1).sum()}"
+
+
+def plateau(table: pd.DataFrame) -> int | None:
+    """The least width from which on every rank is the sample bound; None if the largest width has one below it."""
+    full = (table.exact == table.sample_bound).groupby(table.width).all()[::-1].cummin()[::-1]
+    return full.index[full].min() if full.any() else None

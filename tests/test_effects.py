@@ -63,3 +63,11 @@ def test_readings_stand_side_by_side_for_the_counted_and_living():
     assert found.loc[("train", 5, 0)].tolist() == [0.5, 0.5, 1.2, 0.5, 0.5]
     assert ("train", 5, 2) not in found.index
     assert found.dropna().index.get_level_values("seed").tolist() == [0]
+
+
+def test_a_plateau_begins_where_no_later_rank_is_below_the_sample_bound():
+    ranks = {5: (40, BOUND), 10: (BOUND, BOUND), 15: (BOUND, 80), 20: (BOUND, BOUND), 30: (BOUND, BOUND)}
+    table = pd.concat([runs(pair, width=width) for width, pair in ranks.items()])
+    assert effects.plateau(table) == 20
+    assert effects.plateau(table[table.width <= 10]) == 10
+    assert effects.plateau(table[table.width <= 15]) is None
