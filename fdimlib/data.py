@@ -15,6 +15,7 @@ from torch import Tensor
 from fdimlib.validation import whole_number
 
 ROOT_VARIABLE = "FDIMLIB_MNIST"
+PACKAGED = (5_000, 10_000)  # pools inside the package; the larger one begins with the smaller
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,14 +32,19 @@ class Sample:
         return f"{len(self.x_train):,} training and {len(self.x_test):,} test digits from {self.source}"
 
 
-def mnist_sample(n_train: int = 600, n_test: int = 2000, *, seed: int = 0, root: str | Path | None = None) -> Sample:
+def mnist_sample(
+    n_train: int = 600, n_test: int = 2000, *, seed: int = 0, root: str | Path | None = None, pool: int | None = None,
+) -> Sample:
     """A random split of MNIST, as in the paper's protocol: pixels / 255, training and test digits disjoint.
 
     Args:
-        n_train, n_test: sizes; together at most 5,000, or 70,000 with the full set.
+        n_train, n_test: sizes; together at most 10,000, or 70,000 with the full set.
         seed: of the split.
         root: folder of the four standard IDX files (train-images-idx3-ubyte, …, plain or .gz); None takes the folder in the
-            environment variable FDIMLIB_MNIST, and without it the 5,000 digits inside the package. Nothing is downloaded.
+            environment variable FDIMLIB_MNIST, and without it the digits inside the package. Nothing is downloaded.
+        pool: how many digits the split is drawn from, which decides what a seed gives: 5000 or 10000, digits inside the
+            package, or the size of the full set in the folder. None: the folder where one is named, else 5000 where that
+            is enough and 10000 where it is not.
 
     Raises:
         ValueError: sizes that are not positive or exceed what is there.
@@ -47,8 +53,8 @@ def mnist_sample(n_train: int = 600, n_test: int = 2000, *, seed: int = 0, root:
     >>> mnist_sample(100, 50)
     100 training and 50 test digits from the package's 5,000 MNIST digits
     """
-    images, labels, source = _pool(root)
     n_train, n_test = whole_number("n_train", n_train, 1), whole_number("n_test", n_test, 1)
+    images, labels, source = _pool(root, pool, n_train + n_test)
     if n_train + n_test > len(images):
         raise ValueError(f"n_train, n_test: found {n_train} + {n_test}, but {source} holds {len(images):,}; take fewer, or "
                          f"give the folder of the full set (root= or {ROOT_VARIABLE})")
@@ -58,21 +64,38 @@ def mnist_sample(n_train: int = 600, n_test: int = 2000, *, seed: int = 0, root:
     return Sample(x[:n_train], y[:n_train], x[n_train:], y[n_train:], source)
 
 
-def pool_size(root: str | Path | None = None) -> int:
-    """How many digits `mnist_sample` draws from: 5,000, or what the folder of the full set holds."""
-    return len(_pool(root)[0])
+def pool_size(packaged: int = PACKAGED[0]) -> int:
+    """The pool that an experiment draws from: the full set where FDIMLIB_MNIST names its folder, else `packaged`."""
+    root = os.environ.get(ROOT_VARIABLE)
+    return len(_read_idx_folder(Path(root))[0]) if root else packaged
 
 
-def _pool(root: str | Path | None) -> tuple[np.ndarray, np.ndarray, str]:
+def _pool(root: str | Path | None, pool: int | None, wanted: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """Images, labels and their source; see `mnist_sample` for root and pool."""
+    if root is None and pool in PACKAGED:
+        return _packaged_digits(pool)
     root = root or os.environ.get(ROOT_VARIABLE)
-    return _read_idx_folder(Path(root)) if root else _packaged_digits()
+    if root:
+        full = _read_idx_folder(Path(root))
+        if pool not in (None, len(full[0])):
+            raise ValueError(f"pool: found {pool!r}, but there are {full[2]}; leave pool out, or leave root out for a pool of "
+                             f"{PACKAGED[0]} or {PACKAGED[1]} digits inside the package")
+        return full
+    if pool is not None:
+        raise ValueError(f"pool: found {pool!r}; use {PACKAGED[0]} or {PACKAGED[1]}, digits inside the package, or name the "
+                         f"folder of the full set (root= or {ROOT_VARIABLE})")
+    return _packaged_digits(PACKAGED[wanted > PACKAGED[0]])
 
 
 @cache
-def _packaged_digits() -> tuple[np.ndarray, np.ndarray, str]:
-    with resources.files("fdimlib").joinpath("digits/mnist_5000.npz").open("rb") as file:
-        with np.load(file, allow_pickle=False) as arrays:
-            return arrays["images"], arrays["labels"], "the package's 5,000 MNIST digits"
+def _packaged_digits(pool: int) -> tuple[np.ndarray, np.ndarray, str]:
+    parts = []
+    for name in ("mnist_5000.npz", "mnist_other_5000.npz")[: 1 + PACKAGED.index(pool)]:
+        with resources.files("fdimlib").joinpath("digits", name).open("rb") as file:
+            with np.load(file, allow_pickle=False) as arrays:
+                parts.append((arrays["images"], arrays["labels"]))
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts))
+    return images, labels, f"the package's {pool:,} MNIST digits"
 
 
 @cache

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from fdimlib.activation import activation_pattern
 from fdimlib.data import add_noise, gaussian_inputs, mnist_sample, randomize_labels
 from fdimlib.dimension import batch_functional_dimension, full_functional_dimension
-from fdimlib.experiments import Point, Run, experiments
+from fdimlib.experiments import PRESETS, Point, Run, experiments
 from fdimlib.figures import REPOSITORY
 from fdimlib.jacobian import numerical_rank, spectrum
 from fdimlib.networks import dimension_bound, relu_mlp
@@ -37,7 +37,7 @@ def published(name: str, preset: str) -> Path:
 
 def all_records(folder: Path = FOLDER) -> Records:
     """What has been computed here, and what was published."""
-    return Records(folder, [published(name, preset) for preset in ("quick", "paper") for name in experiments(preset)])
+    return Records(folder, [published(name, preset) for preset in PRESETS for name in experiments(preset)])
 
 
 def compute(points: list[Point], device: str = "cpu") -> Iterator[tuple[Point, dict]]:
@@ -45,7 +45,7 @@ def compute(points: list[Point], device: str = "cpu") -> Iterator[tuple[Point, d
     run = points[0].run
     needed = max([point.samples for point in points if point.inputs == "test"], default=1)
     try:
-        digits = mnist_sample(run.n_train, needed, seed=run.seed)
+        digits = mnist_sample(run.n_train, needed, seed=run.seed, pool=run.digits)
         x = add_noise(digits.x_train, run.noise, seed=run.seed)
         y = randomize_labels(digits.y_train, run.random_labels, seed=run.seed)
         epochs = sorted({point.epoch for point in points})
@@ -55,7 +55,7 @@ def compute(points: list[Point], device: str = "cpu") -> Iterator[tuple[Point, d
         yield from ((point, {"error": f"training: {type(problem).__name__}: {problem}"}) for point in points)
         return
     models = {checkpoint.epoch: checkpoint.model for checkpoint in kept}
-    samples = {"train": (x, y), "test": (digits.x_test, digits.y_test)}
+    samples = {"train": (x, y), "clean": (digits.x_train, y), "test": (digits.x_test, digits.y_test)}
     for point in points:
         try:
             if point.inputs in samples:

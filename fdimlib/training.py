@@ -15,12 +15,16 @@ from fdimlib.validation import whole_number
 
 @dataclass(frozen=True, repr=False)
 class Checkpoint:
-    """The network after `epoch` epochs, with its mean cross-entropy (nats) and accuracy (0 to 1) on the training inputs."""
+    """The network after `epoch` epochs, with its mean cross-entropy (nats) and accuracy (0 to 1) on the training inputs.
+
+    `history` holds the mean cross-entropy of every epoch so far, each batch before the step that it led to.
+    """
 
     epoch: int
     model: nn.Sequential
     loss: float
     accuracy: float
+    history: tuple[float, ...]
 
     def __repr__(self) -> str:
         return f"epoch {self.epoch}: loss {self.loss:.3g}, accuracy {self.accuracy:.1%}"
@@ -70,15 +74,20 @@ def train(
     x, y = x.to(weight), y.long().to(weight.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     generator = torch.Generator().manual_seed(seed)
-    kept = [_checkpoint(0, model, x, y)]
+    history: list[float] = []
+    kept = [_checkpoint(0, model, x, y, history)]
     for epoch in tqdm(range(1, epochs + 1), desc="training", unit="epoch", delay=2, disable=not progress):
+        total = 0.0
         for batch in torch.randperm(len(x), generator=generator).split(batch_size):
             optimizer.zero_grad()
-            cross_entropy(logits(x[batch]), y[batch]).backward()
+            loss = cross_entropy(logits(x[batch]), y[batch])
+            loss.backward()
             optimizer.step()
             round_to_grid_(model.parameters())
+            total += loss.item() * len(batch)
+        history.append(total / len(x))
         if epoch in checkpoints or epoch == epochs:
-            kept.append(_checkpoint(epoch, model, x, y))
+            kept.append(_checkpoint(epoch, model, x, y, history))
     return kept
 
 
@@ -96,10 +105,10 @@ def evaluate(model: nn.Sequential, x: Tensor, y: Tensor) -> tuple[float, float]:
     return cross_entropy(out, y).item(), (out.argmax(dim=1) == y).double().mean().item()
 
 
-def _checkpoint(epoch: int, model: nn.Sequential, x: Tensor, y: Tensor) -> Checkpoint:
+def _checkpoint(epoch: int, model: nn.Sequential, x: Tensor, y: Tensor, history: list[float]) -> Checkpoint:
     loss, accuracy = evaluate(model, x, y)
     if not loss < float("inf"):
         raise FloatingPointError(f"training diverged: the loss is {loss} after epoch {epoch}; lower lr")
     frozen = copy.deepcopy(model)
     frozen.zero_grad(set_to_none=True)
-    return Checkpoint(epoch, frozen, loss, accuracy)
+    return Checkpoint(epoch, frozen, loss, accuracy, tuple(history))

@@ -42,6 +42,41 @@ def test_the_packaged_digits_are_real_and_balanced():
     assert "5,000 MNIST digits" in str(digits)
 
 
+def test_the_pool_of_10000_begins_with_that_of_5000_and_holds_no_digit_twice():
+    small, large = (fd.mnist_sample(pool - 1, 1, pool=pool) for pool in (5000, 10_000))
+    as_bytes = {pool: {x.numpy().tobytes() for x in torch.cat([digits.x_train, digits.x_test])}
+                for pool, digits in ((5000, small), (10_000, large))}
+    assert len(as_bytes[10_000]) == 10_000 and as_bytes[5000] < as_bytes[10_000]
+    assert torch.bincount(torch.cat([large.y_train, large.y_test])).tolist() == [
+        1001, 1127, 991, 1032, 980, 863, 1014, 1070, 944, 978]
+    other = torch.stack([x for x in large.x_train if x.numpy().tobytes() not in as_bytes[5000]])
+    labels = torch.stack([y for x, y in zip(large.x_train, large.y_train) if x.numpy().tobytes() not in as_bytes[5000]])
+    means = torch.stack([small.x_train[small.y_train == k].mean(dim=0) for k in range(10)])
+    assert (torch.cdist(other, means).argmin(dim=1) == labels).double().mean() > 0.75, "the other digits carry their labels"
+
+
+def test_a_split_comes_from_the_smallest_pool_that_is_large_enough_unless_one_is_named():
+    assert "5,000" in fd.mnist_sample(600, 4400).source and "10,000" in fd.mnist_sample(600, 4401).source
+    assert "10,000" in fd.mnist_sample(10, 10, pool=10_000).source
+    assert not torch.equal(fd.mnist_sample(10, 10, pool=10_000).x_train, fd.mnist_sample(10, 10).x_train)
+
+
+def test_a_pool_that_is_not_there_is_refused(mnist_folder):
+    with pytest.raises(ValueError, match="pool: found 70000; use 5000 or 10000"):
+        fd.mnist_sample(10, 10, pool=70_000)
+    with pytest.raises(ValueError, match="pool: found 5000, but there are 100 MNIST digits"):
+        fd.mnist_sample(10, 10, root=mnist_folder, pool=5000)
+
+
+def test_the_history_is_the_mean_loss_of_every_epoch():
+    digits = fd.mnist_sample(40, 1)
+    net = fd.relu_mlp([784, 5, 10], seed=0)
+    kept = fd.train(net, digits.x_train, digits.y_train, checkpoints=(2, 3), batch_size=40, progress=False)
+    assert [len(c.history) for c in kept] == [0, 2, 3]
+    losses = [c.loss for c in fd.train(net, digits.x_train, digits.y_train, checkpoints=(1, 2), batch_size=40, progress=False)]
+    assert kept[-1].history == pytest.approx(losses), "one batch an epoch: its loss is that of the network before the step"
+
+
 def test_splits_are_seeded_and_disjoint():
     a, b, c = fd.mnist_sample(50, 50, seed=1), fd.mnist_sample(50, 50, seed=1), fd.mnist_sample(50, 50, seed=2)
     assert torch.equal(a.x_train, b.x_train) and not torch.equal(a.x_train, c.x_train)
@@ -81,7 +116,7 @@ def test_a_damaged_gzip_file_is_named(mnist_folder, cut):
 
 @pytest.mark.parametrize("sizes, message", [
     ((0, 5), "n_train: found 0"), ((5, 1.5), "n_test: found 1.5"),
-    ((4000, 2000), r"4000 \+ 2000, but .* holds 5,000; take fewer, or .*FDIMLIB_MNIST"),
+    ((8000, 4000), r"8000 \+ 4000, but .* holds 10,000; take fewer, or .*FDIMLIB_MNIST"),
 ])
 def test_sizes_are_checked(sizes, message):
     with pytest.raises(ValueError, match=message):
