@@ -23,9 +23,9 @@ import seaborn as sns
 import torch
 
 import fdimlib as fd
-from fdimlib import figures
+from fdimlib.companion import figures
 from fdimlib.finite_field import primes
-from fdimlib.jacobian import modular_jacobian
+from fdimlib.oracle import modular_jacobian
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"

@@ -1,15 +1,46 @@
-"""Exact functional dimensions of ReLU networks: a companion to Bona-Pellissier, Malgouyres, Bachoc (2024)."""
+"""Exact functional dimensions of ReLU networks, with a companion to Bona-Pellissier, Malgouyres, Bachoc (2024).
 
-from fdimlib.activation import activation_pattern
-from fdimlib.data import Sample, add_noise, gaussian_inputs, mnist_sample, randomize_labels
-from fdimlib.dimension import Dimension, batch_functional_dimension, full_functional_dimension
-from fdimlib.experiments import get_preset
-from fdimlib.jacobian import jacobian, numerical_rank, spectrum
-from fdimlib.networks import dimension_bound, permute, relu_mlp, rescale
-from fdimlib.training import Checkpoint, evaluate, train
+The instrument needs torch and NumPy alone. Names are loaded when they are first used, so that neither the command line's
+help nor a program that wants one rank waits for the rest.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fdimlib.companion.data import Sample, add_noise, mnist_sample, randomize_labels
+    from fdimlib.companion.experiments import get_preset
+    from fdimlib.companion.training import Checkpoint, evaluate, train
+    from fdimlib.dimension import Dimension, batch_functional_dimension, full_functional_dimension, gaussian_inputs
+    from fdimlib.numerical import jacobian, numerical_rank, spectrum
+    from fdimlib.patterns import activation_pattern
+    from fdimlib.symmetries import dimension_bound, permute, relu_mlp, rescale
+
+_ROOMS = {
+    "companion.data": ("Sample", "add_noise", "mnist_sample", "randomize_labels"),
+    "companion.experiments": ("get_preset",),
+    "companion.training": ("Checkpoint", "evaluate", "train"),
+    "dimension": ("Dimension", "batch_functional_dimension", "full_functional_dimension", "gaussian_inputs"),
+    "numerical": ("jacobian", "numerical_rank", "spectrum"),
+    "patterns": ("activation_pattern",),
+    "symmetries": ("dimension_bound", "permute", "relu_mlp", "rescale"),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "Checkpoint", "Dimension", "Sample", "activation_pattern", "add_noise", "batch_functional_dimension",
     "dimension_bound", "evaluate", "full_functional_dimension", "gaussian_inputs", "get_preset", "jacobian",
     "mnist_sample", "numerical_rank", "permute", "randomize_labels", "relu_mlp", "rescale", "spectrum", "train",
 ]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

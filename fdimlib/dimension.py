@@ -9,16 +9,17 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fdimlib.activation import certified_signs
-from fdimlib.data import gaussian_inputs
-from fdimlib.elimination import Elimination, eliminate
+from fdimlib.eliminate import Elimination, eliminate
 from fdimlib.finite_field import PrimeField, primes
-from fdimlib.jacobian import numerical_rank, spectrum
-from fdimlib.jacobian_rows import JacobianRows
-from fdimlib.networks import Network, read_inputs, read_network
+from fdimlib.numerical import numerical_rank, spectrum
+from fdimlib.patterns import certified_signs
+from fdimlib.reading import Network, read_inputs, read_network
+from fdimlib.rows import JacobianRows
+from fdimlib.symmetries import bound_of
 from fdimlib.validation import one_of, require_memory, whole_number
 
 ATTEMPTS = 3  # fresh random diagonals after a failed check, itself a matter of one run in a few hundred
@@ -107,7 +108,7 @@ def batch_functional_dimension(
     repeats = whole_number("repeats", repeats, 1)
     network = read_network(model, head)
     x = read_inputs(network, x)
-    bound = network.bound(len(x))
+    bound = bound_of(network, len(x))
     device = torch.device(device or network.linears[0].weight.device)
     layers = network.affine(device)
     signs = certified_signs(layers, x.to(device))
@@ -170,7 +171,7 @@ def full_functional_dimension(
     """
     network = read_network(model, head)
     max_samples = None if max_samples is None else whole_number("max_samples", max_samples, 1)
-    bound = network.bound()
+    bound = bound_of(network)
     n = math.ceil(17 * bound / max(network.outputs, 1)) + 20  # generous: elimination stops at the bound, and skims the tail
     while True:
         n = n if max_samples is None else min(n, max_samples)
@@ -179,3 +180,11 @@ def full_functional_dimension(
         if dim.value == bound or 2 * dim.reached_at <= n or n == max_samples:
             return dataclasses.replace(dim, bound=bound)
         n *= 2
+
+
+def gaussian_inputs(n: int, width: int = 784, *, mean: float = 0.5, std: float = 1.0, seed: int = 0) -> Tensor:
+    """Independent N(mean, std²) coordinates, (n, width) float64; the protocol's "Gaussian inputs" by default.
+
+    A longer sample with the same seed begins with the shorter one.
+    """
+    return torch.from_numpy(np.random.default_rng(seed).normal(mean, std, size=(n, width)))

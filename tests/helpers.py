@@ -10,7 +10,7 @@ from torch import nn
 
 import fdimlib as fd
 from fdimlib.finite_field import primes
-from fdimlib.jacobian import modular_jacobian, modular_rank
+from fdimlib.oracle import modular_jacobian, modular_rank
 
 settings.register_profile("project", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("project")

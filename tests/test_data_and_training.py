@@ -163,7 +163,7 @@ def test_training_learns_real_digits_deterministically_and_leaves_the_network_al
 
 TRAIN_AND_PRINT = """
 import fdimlib as fd
-from fdimlib.sweeps import fingerprint
+from fdimlib.companion.sweeps import fingerprint
 digits = fd.mnist_sample(300, 10)
 kept = fd.train(fd.relu_mlp([784, 10, 10], seed=0), digits.x_train, digits.y_train, checkpoints=(40,), progress=False)
 print(*(fingerprint(checkpoint.model) for checkpoint in kept))

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from fdimlib import effects
+from fdimlib.companion import effects
 
 BOUND = 90
 

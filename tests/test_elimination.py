@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fdimlib as fd
-from fdimlib import dimension, elimination
-from fdimlib.activation import certified_signs
-from fdimlib.elimination import eliminate
+from fdimlib import dimension
+from fdimlib import eliminate as elimination
+from fdimlib.eliminate import eliminate
 from fdimlib.finite_field import INNER, PrimeField, primes
-from fdimlib.jacobian import modular_rank
+from fdimlib.oracle import modular_rank
+from fdimlib.patterns import certified_signs
 
 FIELD = PrimeField(PRIME)
 

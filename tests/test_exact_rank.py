@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fdimlib as fd
-from fdimlib.jacobian import modular_jacobian
+from fdimlib.oracle import modular_jacobian
 
 HEADS = ["identity", "softmax"]
 

@@ -13,7 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import fdimlib.__main__ as command_line
-from fdimlib import figures
+from fdimlib.companion import commands, figures
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -21,7 +21,7 @@ REQUIREMENTS = [Requirement(line) for line in PROJECT["dependencies"] + PROJECT[
 
 GOOD = """
 import matplotlib.pyplot as plt
-from fdimlib import figures
+from fdimlib.companion import figures
 fig, ax = plt.subplots()
 figures.save(fig, "01_1_good", "A square.", preset=preset, seeds=0, method="none", alt="an empty square")
 checks = figures.Checks()
@@ -43,8 +43,8 @@ def folder(tmp_path, monkeypatch):
             nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(code)])
         book.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(book, tmp_path / "notebooks" / f"{name}.ipynb")
-    monkeypatch.setattr(command_line, "NOTEBOOKS", tmp_path / "notebooks")
-    monkeypatch.setattr(command_line, "EXECUTED", tmp_path / "executed")
+    monkeypatch.setattr(commands, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(commands, "EXECUTED", tmp_path / "executed")
     monkeypatch.setattr(figures, "REPOSITORY", tmp_path)
     monkeypatch.setenv("FDIMLIB_FIGURES", str(tmp_path / "figures"))
     return tmp_path
@@ -67,13 +67,13 @@ def test_a_failing_notebook_is_named_and_does_not_stop_the_others(folder, capsys
 
 def test_only_chooses_by_name_or_number_and_lists_what_there_is(folder, capsys):
     assert command_line.main(["figures", "--only", "notebooks/01_good.ipynb"]) == 0
-    assert [path.name for path in command_line._choose(["02", "01_good"])] == ["01_good.ipynb", "02_bad.ipynb"]
+    assert [path.name for path in commands._choose(["02", "01_good"])] == ["01_good.ipynb", "02_bad.ipynb"]
     with pytest.raises(SystemExit, match="found 99_none; choose among 01_good, 02_bad, 03_other"):
         command_line.main(["figures", "--only", "99_none"])
 
 
 def test_cuda_is_refused_where_there_is_none(folder, monkeypatch):
-    monkeypatch.setattr(command_line.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit, match=r"--device: found cuda, .* use --device cpu"):
         command_line.main(["figures", "--device", "cuda"])
 

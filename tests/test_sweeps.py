@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from fdimlib import __main__ as command_line
-from fdimlib import experiments, sweeps
-from fdimlib.experiments import Point, Run
-from fdimlib.records import Records, table
+from fdimlib.companion import experiments, sweeps
+from fdimlib.companion.experiments import Point, Run
+from fdimlib.companion.records import Records, table
 
 POINTS = [Point(Run(2, seed, n_train=20), epoch, "train", 20) for seed in range(12) for epoch in (0, 1)]
 # Computes what is missing and prints the key of every point that it computes, as soon as it is recorded.
@@ -22,8 +22,8 @@ SWEEP = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a background shell starts would ignore it
 from test_sweeps import POINTS
-from fdimlib import sweeps
-from fdimlib.records import Records
+from fdimlib.companion import sweeps
+from fdimlib.companion.records import Records
 
 class Telling(Records):
     def put(self, point, **outcome):

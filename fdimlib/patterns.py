@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fdimlib.networks import read_inputs, read_network
+from fdimlib.reading import read_inputs, read_network
 
 
 def activation_pattern(model: nn.Sequential, x) -> Tensor:

@@ -91,7 +91,7 @@ def _pool(root: str | Path | None, pool: int | None, wanted: int) -> tuple[np.nd
 def _packaged_digits(pool: int) -> tuple[np.ndarray, np.ndarray, str]:
     parts = []
     for name in ("mnist_5000.npz", "mnist_other_5000.npz")[: 1 + PACKAGED.index(pool)]:
-        with resources.files("fdimlib").joinpath("digits", name).open("rb") as file:
+        with resources.files("fdimlib.companion").joinpath("digits", name).open("rb") as file:
             with np.load(file, allow_pickle=False) as arrays:
                 parts.append((arrays["images"], arrays["labels"]))
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts))
@@ -126,14 +126,6 @@ def _read_idx(root: Path, name: str, dimensions: int) -> np.ndarray:
     if raw[:4] != bytes([0, 0, 8, dimensions]) or len(raw) != 4 + 4 * dimensions + np.prod(shape, dtype=np.int64):
         raise ValueError(f"root: {paths[0]} is not a complete IDX file of {dimensions} dimensions; fetch it again")
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-
-
-def gaussian_inputs(n: int, width: int = 784, *, mean: float = 0.5, std: float = 1.0, seed: int = 0) -> Tensor:
-    """Independent N(mean, std²) coordinates, (n, width) float64; the protocol's "Gaussian inputs" by default.
-
-    A longer sample with the same seed begins with the shorter one.
-    """
-    return torch.from_numpy(np.random.default_rng(seed).normal(mean, std, size=(n, width)))
 
 
 def add_noise(x: Tensor, level: float, *, seed: int = 0) -> Tensor:

@@ -14,8 +14,9 @@ from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
 from PIL import Image as PngFile
 
+from fdimlib.companion import REPOSITORY
+
 FOLDER_VARIABLE = "FDIMLIB_FIGURES"
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def use_style() -> None:

@@ -16,15 +16,15 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from fdimlib.activation import activation_pattern
-from fdimlib.data import add_noise, gaussian_inputs, mnist_sample, randomize_labels
-from fdimlib.dimension import batch_functional_dimension, full_functional_dimension
-from fdimlib.experiments import PRESETS, Point, Run, experiments
-from fdimlib.figures import REPOSITORY
-from fdimlib.jacobian import numerical_rank, spectrum
-from fdimlib.networks import dimension_bound, relu_mlp
-from fdimlib.records import Records, table
-from fdimlib.training import evaluate, train
+from fdimlib.companion import REPOSITORY
+from fdimlib.companion.data import add_noise, mnist_sample, randomize_labels
+from fdimlib.companion.experiments import PRESETS, Point, Run, experiments
+from fdimlib.companion.records import Records, table
+from fdimlib.companion.training import evaluate, train
+from fdimlib.dimension import batch_functional_dimension, full_functional_dimension, gaussian_inputs
+from fdimlib.numerical import numerical_rank, spectrum
+from fdimlib.patterns import activation_pattern
+from fdimlib.symmetries import dimension_bound, relu_mlp
 
 FOLDER = REPOSITORY / "build" / "records"
 SHORT = 2e12  # operations; half a minute on two cores

@@ -8,10 +8,6 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-from fdimlib.data import pool_size
-from fdimlib.networks import dimension_bound, relu_mlp
-from fdimlib.validation import one_of
-
 PROTOCOL = 2  # raise it when training, inputs or measurements change: records of older protocols are then no longer read
 CLASSES = 10
 THEIRS = (0, 40, 80, 280, 680)  # initial weights and the authors' checkpoints
@@ -80,6 +76,8 @@ class Point:
     @property
     def cost(self) -> float:
         """A rough number of operations, for the remaining time of a sweep: elimination, the SVDs, a share of the training."""
+        from fdimlib.symmetries import dimension_bound, relu_mlp
+
         rank = dimension_bound(relu_mlp(self.run.layers), n=self.samples, head="softmax")
         rows, size = (CLASSES - 1) * self.samples, sum(self.run.layers)
         return rows * rank**2 * (80 if self.method == "svd" else 1) + 1e9 * size**0.5
@@ -185,6 +183,8 @@ def get_preset(name: str) -> Preset:
     Raises:
         ValueError: there is none; the names that exist are listed.
     """
+    from fdimlib.validation import one_of  # torch, which the help of the command line does without
+
     one_of("preset", name, tuple(PRESETS))
     return PRESETS[name]
 
@@ -196,6 +196,8 @@ def experiments(preset: str) -> dict[str, list[Point]]:
 
 def _runs(widths, sizes: Preset, **change) -> list[Run]:
     """The runs of some widths; changed ones, by noise or random labels, with the preset's ordinary seeds."""
+    from fdimlib.companion.data import pool_size
+
     return [Run(width, seed, sizes.n_train, digits=pool_size(sizes.digits), **change)
             for width in widths for seed in sizes.seeds_of(width) if not change or seed in sizes.seeds]
 

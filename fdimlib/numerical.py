@@ -1,18 +1,15 @@
-"""Df_θ(X) as a matrix: the paper's numerical route, and the slow, obvious exact oracle.
+"""Df_θ(X) as a matrix, and its singular values: the paper's numerical route.
 
 Rows are sample-major (sample, output), columns in the order of `torch.nn.utils.parameters_to_vector`.
 """
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
-from fdimlib.activation import certified_signs
-from fdimlib.finite_field import PrimeField
-from fdimlib.networks import read_inputs, read_network
+from fdimlib.reading import read_inputs, read_network
 from fdimlib.validation import require_memory
 
 
@@ -73,57 +70,3 @@ def numerical_rank(s: Tensor | Sequence[float], shape: tuple[int, int]) -> int:
     if not len(s) or s.max() == 0:
         return 0
     return int((s >= s.max() * max(shape) * torch.finfo(torch.float64).eps).sum())
-
-
-def modular_jacobian(model: nn.Sequential, x, p: int, *, head: str | None = None) -> np.ndarray:
-    """The oracle's matrix: Df_θ(X) modulo p, entry by entry in int64; for softmax, of the logit differences to the last.
-
-    Written for obviousness, sample by sample, and sharing with the fast route only the images of numbers modulo p and
-    the certified activation pattern.
-    """
-    network, field = read_network(model, head), PrimeField(p)
-    x = read_inputs(network, x)
-    layers = network.affine()
-
-    def image(t):
-        return field.image(t).cpu().numpy().astype(np.int64)
-
-    weights = [image(weight) for weight, _ in layers]
-    biases = [None if bias is None else image(bias) for _, bias in layers]
-    patterns = [(sign > 0).cpu().numpy() for sign in certified_signs(layers, x)]
-    rows = []
-    for index, h in enumerate(image(x)):
-        activations = [h]
-        for weight, bias, pattern in zip(weights, biases, patterns):
-            z = weight @ activations[-1] % p + (0 if bias is None else bias)
-            activations.append(np.where(pattern[index], z, 0) % p)
-        g = np.eye(len(weights[-1]), dtype=np.int64)
-        g = (g[:-1] - g[-1]) if network.head == "softmax" else g
-        blocks = []
-        for l in reversed(range(len(weights))):
-            by_bias = [] if biases[l] is None else [g]
-            blocks = [(g[:, :, None] * activations[l] % p).reshape(len(g), weights[l].size), *by_bias, *blocks]
-            if l:
-                g = g @ weights[l] % p * patterns[l - 1][index]
-        rows.append(np.concatenate(blocks, axis=1) % p)
-    return np.concatenate(rows)
-
-
-def modular_rank(matrix: np.ndarray, p: int) -> int:
-    """The rank modulo p by plain Gaussian elimination, one row operation after another.
-
-    >>> modular_rank(np.array([[1, 2], [2, 4], [0, 7]]), 7)
-    1
-    """
-    matrix, rank = matrix % p, 0
-    for column in range(matrix.shape[1]):
-        below = np.flatnonzero(matrix[rank:, column])
-        if not len(below):
-            continue
-        matrix[[rank, rank + below[0]]] = matrix[[rank + below[0], rank]]
-        row = matrix[rank] * pow(int(matrix[rank, column]), -1, p) % p
-        matrix[rank + 1 :] = (matrix[rank + 1 :] - matrix[rank + 1 :, column, None] * row) % p
-        rank += 1
-        if rank == len(matrix):
-            break
-    return rank

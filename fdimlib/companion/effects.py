@@ -37,7 +37,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from fdimlib.experiments import NUDGE
+from fdimlib.companion.experiments import NUDGE
 
 RANKS = {
     "svd_float32_softmax": "float32, softmax (released default)", "svd_float32_logits": "float32, logits",

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from fdimlib.networks import read_inputs, read_network, round_to_grid_
+from fdimlib.reading import read_inputs, read_network
+from fdimlib.symmetries import round_to_grid_
 from fdimlib.validation import whole_number
 
 

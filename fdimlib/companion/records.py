@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from fdimlib.experiments import PROTOCOL, Point, Run
+from fdimlib.companion.experiments import PROTOCOL, Point, Run
 
 SVD_COLUMNS = ("exact_logits", "svd_float32_softmax", "svd_float64_softmax", "svd_float32_logits", "svd_float64_logits",
                "svd_seconds")
