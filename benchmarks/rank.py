@@ -24,7 +24,6 @@ import torch
 
 import fdimlib as fd
 from fdimlib.companion import figures
-from fdimlib.finite_field import primes
 from fdimlib.oracle import modular_jacobian
 
 HERE = Path(__file__).resolve().parent
@@ -157,7 +156,8 @@ def against_svd(width, target):
 
 def against_flint():
     net, x = case(10, 600, EPOCHS)
-    matrix = flint.nmod_mat(modular_jacobian(net, x, primes(1)[0], head="softmax").tolist(), primes(1)[0])
+    prime = exact(net, x).primes[0]
+    matrix = flint.nmod_mat(modular_jacobian(net, x, prime, head="softmax").tolist(), prime)
     seconds, results = take_turns(3, exact=lambda: exact(net, x), flint=matrix.rank)
     ratio = seconds["flint"] / seconds["exact"]
     return ("w = 10, n = 600, trained: against FLINT's `nmod_mat.rank` of the explicit matrix, modulo the same prime",

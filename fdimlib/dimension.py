@@ -1,28 +1,41 @@
 """The batch functional dimension, rank Df_θ(X), and the computable full functional dimension r*(θ).
 
-Bona-Pellissier, Malgouyres, Bachoc, "Geometry-induced Implicit Regularization in Deep ReLU Neural Networks" (2024). The
-notion of functional dimension goes back to Grigsby, Lindsey, Meyerhoff, Wu, "Functional dimension of feedforward ReLU
-neural networks" (2022).
+Bona-Pellissier, Malgouyres, Bachoc, "Geometry-induced Implicit Regularization in Deep ReLU Neural
+Networks" (2024). The notion of functional dimension goes back to Grigsby, Lindsey, Meyerhoff, Wu,
+"Functional dimension of feedforward ReLU neural networks" (2022).
+
+How sure an exact rank r is; the reasons stand in `certificate`.
+
+- rank ≥ r is proved: some r × r minor of Df_θ(X) is not 0 modulo p, so it is not 0.
+- rank ≤ r is proved if r equals the bound that the symmetries and the sample size give.
+- Otherwise rank ≤ r rests on random checks of all rows that were rejected, which err with
+  probability `error_bound` at most, and on the prime: one that divides the numerators of all minors
+  of the true rank loses it. Nobody can choose it, nor anything else that is random: all of it
+  derives from a hash of θ, X and the options (`draws`). `repeats=k` takes k primes.
 """
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fdimlib.draws import Draws
 from fdimlib.eliminate import Elimination, eliminate
-from fdimlib.finite_field import PrimeField, primes
+from fdimlib.finite_field import PrimeField
 from fdimlib.numerical import numerical_rank, spectrum
 from fdimlib.patterns import certified_signs
-from fdimlib.reading import Network, read_inputs, read_network
-from fdimlib.rows import JacobianRows
+from fdimlib.reading import read_inputs, read_network
+from fdimlib.rows import KroneckerRows, RowSource
 from fdimlib.symmetries import bound_of
 from fdimlib.validation import one_of, require_memory, whole_number
 
-ATTEMPTS = 3  # fresh random diagonals after a failed check, itself a matter of one run in a few hundred
+ATTEMPTS = 3  # fresh random diagonals after a failed check, itself one run in a few hundred
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,12 +46,18 @@ class Dimension:
         value: the rank.
         bound: what symmetries and sample size allow (`dimension_bound`).
         method: "exact" or "svd".
-        verified: exact only: the pivots were checked to be independent and every other row to depend on them.
+        verified: exact only: each row was kept as independent, or rejected by a random check, or
+            not needed since the bound is met; and the rows kept were confirmed to be independent by
+            a second route, which guards against faulty arithmetic. False: at best a lower bound.
+        error_bound: exact only: the probability that a rejected row was rejected wrongly, for any
+            input not made to fool the hash, summed over all row tests made; 0.0 when the rank is
+            its bound, for then it is proved and no row is missing. Unlucky primes are not in it.
         head, at: as asked.
         samples, parameters: n and P.
         reached_at: exact only: the first so many samples alone have this rank.
-        zero_preactivations: hidden pre-activations that are exactly 0; θ is regular for X when there are none.
-        primes: those used by the exact method.
+        zero_preactivations: hidden pre-activations that are exactly 0; θ is regular for X when
+            there are none.
+        primes: those used by the exact method, in the order of their use.
     """
 
     value: int
@@ -52,6 +71,7 @@ class Dimension:
     zero_preactivations: int
     primes: tuple[int, ...] = ()
     reached_at: int | None = None
+    error_bound: float | None = None
 
     def __int__(self) -> int:
         return self.value
@@ -67,33 +87,52 @@ class Dimension:
         where = "over the activation region" if self.at == "region" else "at θ"
         how = "numerical: singular values above NumPy's tolerance"
         if self.method == "exact":
-            how = f"exact modulo {', '.join(map(str, self.primes))}, {'verified' if self.verified else 'NOT VERIFIED'}"
-        zeros = "" if self.regular else f"; not regular: {self.zero_preactivations:,} hidden pre-activations are exactly 0"
-        return (f"rank Df_θ(X) = {self.value:,} of at most {self.bound:,} {where} ({self.head} head, n = {self.samples:,}, "
-                f"P = {self.parameters:,}; {how}{zeros})")
+            verdict = "verified" if self.verified else "NOT VERIFIED"
+            how = f"exact modulo {', '.join(map(str, self.primes))}, {verdict}"
+        zeros = ""
+        if not self.regular:
+            zeros = (f"; not regular: {self.zero_preactivations:,} "
+                     "hidden pre-activations are exactly 0")
+        return (f"rank Df_θ(X) = {self.value:,} of at most {self.bound:,} {where} "
+                f"({self.head} head, n = {self.samples:,}, P = {self.parameters:,}; {how}{zeros})")
 
 
 def batch_functional_dimension(
-    model: nn.Sequential, x, *, head: str | None = None, method: str = "exact", at: str = "parameters",
-    seed: int = 0, device: str | torch.device | None = None, repeats: int = 1, progress: bool = True,
+    model: nn.Sequential, x, *, head: str | None = None, method: str = "exact",
+    at: str = "parameters", seed: int | None = None, device: str | torch.device | None = None,
+    repeats: int = 1, progress: bool = True,
 ) -> Dimension:
     """The batch functional dimension of a network on a sample: rank Df_θ(X).
 
+    How sure the result is: `Dimension.verified`, `Dimension.error_bound`, and the page of this
+    module.
+
     Args:
-        model: Sequential of Linear and ReLU, any floating dtype; parameters and inputs are taken as the exact fractions
-            they are.
+        model: Sequential of Linear and ReLU, any floating dtype; parameters and inputs are taken as
+            the exact fractions they are.
         x: sample of shape (n, N_0), torch or NumPy.
         head: "identity" (logits), "softmax", or None: softmax when the model ends in one.
-        method: "exact", or "svd", the paper's count of singular values (entries in the network's precision).
-        at: "parameters", the rank at θ; "region", the rank of θ's whole activation region (its maximum: fresh random
-            parameters, the same pattern). They agree for almost every θ; zero biases are where they need not.
-        seed: of the random choices in the exact method; the result does not depend on it.
+        method: "exact", or "svd", the paper's count of singular values (entries in the network's
+            precision).
+        at: "parameters", the rank at θ; "region", the rank of θ's whole activation region: its
+            maximum, met at fresh random parameters with the same pattern. They agree for almost
+            every θ; zero biases are where they need not. For "region", `verified` speaks of the
+            rank at the parameters drawn (residues modulo p). It is never more than the region's
+            maximum, and less with probability degree / (p − 1) at most (Schwartz, Zippel; the
+            degree of a maximal minor, r · (layers − 1) at most), unless p is unlucky.
+        seed: None derives all random choices from a hash of θ, X and the options, so that the same
+            input gives the same ones everywhere, and nobody knows them before the input is fixed.
+            A number is hashed along: another draw for the same input. A result that depends on it
+            is wrong for one of the two.
         device: where to compute; None: where the network is.
-        repeats: the number of primes; the largest rank counts. A prime can only lose rank, and does so rarely.
+        repeats: the number of primes, of 22 bits, different, drawn from that hash; the largest rank
+            counts, since a prime can only lose rank. It does if it divides every minor that gives
+            the rank; more than one makes sense where a rank must not be missed.
         progress: a progress bar for what takes longer than two seconds.
 
     Raises:
-        TypeError, ValueError: a network or sample that cannot be read, or an unknown option; see `read_network`.
+        TypeError, ValueError: a network or sample that cannot be read, or an unknown option; see
+            `read_network`.
         MemoryError: with the bytes needed and free, before allocating.
 
     >>> import fdimlib as fd
@@ -106,65 +145,92 @@ def batch_functional_dimension(
     if method == "svd" and at == "region":
         raise ValueError("at: 'region' needs method='exact'; the SVD sees one parameter only")
     repeats = whole_number("repeats", repeats, 1)
+    seed = None if seed is None else whole_number("seed", seed, 0)
     network = read_network(model, head)
     x = read_inputs(network, x)
     bound = bound_of(network, len(x))
     device = torch.device(device or network.linears[0].weight.device)
+    x = x.to(device)
     layers = network.affine(device)
-    signs = certified_signs(layers, x.to(device))
+    signs = certified_signs(layers, x)
     zeros = sum(int((sign == 0).sum()) for sign in signs)
-    common = dict(bound=bound, head=network.head, at=at, samples=len(x), parameters=network.parameters,
-                  zero_preactivations=zeros)
+    common = dict(bound=bound, head=network.head, at=at, samples=len(x),
+                  parameters=network.parameters, zero_preactivations=zeros)
     if method == "svd":
         s = spectrum(model, x, head=head)
         shape = (len(x) * network.widths[-1], network.parameters)
         return Dimension(value=numerical_rank(s, shape), method="svd", verified=False, **common)
-    runs = []
-    for prime in primes(repeats):
-        runs.append(_exact(network, layers, signs, x.to(device), PrimeField(prime), at, bound, seed, progress))
-        if runs[-1].rank == bound:
-            break
-    best = max(runs, key=lambda run: (run.rank, run.verified))
-    reached_at = int(best.pivots.max()) // network.outputs + 1 if best.rank else 0
-    return Dimension(value=best.rank, method="exact", verified=best.verified, primes=tuple(primes(len(runs))),
-                     reached_at=reached_at, **common)
-
-
-def _exact(network: Network, layers, signs, x: Tensor, field: PrimeField, at: str, bound: int, seed: int,
-           progress: bool) -> Elimination:
-    require_memory(2 * bound**2 + 8 * len(x) * network.widths[-1] * sum(network.widths), x.device,
+    require_memory(2 * bound**2 + 8 * len(x) * network.widths[-1] * sum(network.widths), device,
                    f"exact elimination up to rank {bound:,}")
-    generator = torch.Generator().manual_seed(seed)
+    numbers = [number for layer in layers for number in layer]
+    draws = Draws.of([*numbers, x], head=network.head, at=at, seed=seed)
+    runs: dict[int, Elimination] = {}
+    for prime in islice(draws.primes(), repeats):
+        field = PrimeField(prime)
+        parameters = _parameters_modulo(field, layers, at, draws)
+        softmax = network.head == "softmax"
+        rows = partial(KroneckerRows, parameters, signs, field.image(x), softmax, field)
+        runs[prime] = _settle(rows, field, draws, bound, progress)
+        if runs[prime].rank == bound:
+            break
+    best = max(runs.values(), key=lambda run: (run.rank, run.verified))
+    reached_at = int(best.pivots.max()) // network.outputs + 1 if best.rank else 0
+    return Dimension(value=best.rank, method="exact", verified=best.verified, primes=tuple(runs),
+                     reached_at=reached_at, error_bound=best.error_bound, **common)
+
+
+def _parameters_modulo(field: PrimeField, layers: list[tuple[Tensor, Tensor | None]], at: str,
+                       draws: Draws) -> list[tuple[Tensor, Tensor | None]]:
+    """Residues of each layer's weight and bias: those of θ, or fresh ones for its region."""
+    numbers = [number for layer in layers for number in layer if number is not None]
+    theta = torch.cat([number.flatten() for number in numbers])
     if at == "region":
-        images = [(field.random(*w.shape, generator=generator, device=x.device),
-                   None if b is None else field.random(*b.shape, generator=generator, device=x.device)) for w, b in layers]
+        generator = draws.generator("parameters", field.p)
+        residues = field.random(len(theta), generator=generator, device=theta.device)
     else:
-        images = [(field.image(w), None if b is None else field.image(b)) for w, b in layers]
-    best, sample = None, field.image(x)
-    for _ in range(ATTEMPTS):
-        draw = int(torch.randint(2**62, (1,), generator=generator))
-        rows = JacobianRows(images, signs, sample, network.head == "softmax", field, draw)
-        result = eliminate(rows, field, bound=bound, progress=progress)
-        if result.verified:
-            return result
-        best = max((best, result), key=lambda run: -1 if run is None else run.rank)
-    return best
+        residues = field.image(theta)
+    parts = iter(residues.split([number.numel() for number in numbers]))
+    return [(next(parts).reshape(weight.shape), None if bias is None else next(parts))
+            for weight, bias in layers]
+
+
+def _settle(rows: Callable[[np.random.Generator], RowSource], field: PrimeField, draws: Draws,
+            bound: int, progress: bool) -> Elimination:
+    """Eliminate the rows, with a fresh D as long as a check fails; the best of at most ATTEMPTS.
+
+    Its error bound counts the tests of all attempts, since each of them could have been the last.
+    """
+    runs = []
+    for attempt in range(ATTEMPTS):
+        generator = draws.generator("attempt", field.p, attempt)
+        source = rows(generator)
+        runs.append(eliminate(source, field, generator, bound=bound, progress=progress))
+        if runs[-1].verified:
+            break
+    best = max(runs, key=lambda run: (run.verified, run.rank))
+    error_bound = 0.0 if best.rank == bound else sum(run.error_bound for run in runs)
+    return dataclasses.replace(best, error_bound=error_bound)
 
 
 def full_functional_dimension(
-    model: nn.Sequential, *, head: str | None = None, mean: float = 0.5, std: float = 1.0, seed: int = 0,
-    device: str | torch.device | None = None, max_samples: int | None = None, progress: bool = True,
+    model: nn.Sequential, *, head: str | None = None, mean: float = 0.5, std: float = 1.0,
+    seed: int = 0, device: str | torch.device | None = None, max_samples: int | None = None,
+    progress: bool = True,
 ) -> Dimension:
     """The computable full functional dimension r*(θ): the largest rank over all samples.
 
-    A Gaussian sample grows until the rank meets the bound of the symmetries (then r* is proved), or until its second half
-    adds nothing to its first (then the rank is a proven lower bound and no more: regions of inputs that a Gaussian hardly ever
-    meets could add to it, and in networks of few inputs they often do; `dim.value < dim.bound` tells this case).
+    A Gaussian sample grows until the rank meets the bound of the symmetries, or until its second
+    half adds nothing to its first. r* is proved when the result is verified and equal to its bound:
+    the first case. In the second the rank is a lower bound of r* and no more: regions of inputs
+    that a Gaussian hardly ever meets could add to it, and in networks of few inputs they often do;
+    `dim.value < dim.bound` tells this case. What `dim.verified` and `dim.error_bound` say concerns
+    the rank on the last sample.
 
     Args:
         mean, std: of every coordinate of the inputs; the protocol's N(0.5, 1) by default.
+        seed: of the inputs. The random choices of each rank derive from θ and these inputs.
         max_samples: stop there at the latest; None: no limit.
-        model, head, seed, device, progress: as in `batch_functional_dimension`.
+        model, head, device, progress: as in `batch_functional_dimension`.
 
     Returns:
         The dimension on the last sample, with `bound` that of the parameters alone.
@@ -172,18 +238,20 @@ def full_functional_dimension(
     network = read_network(model, head)
     max_samples = None if max_samples is None else whole_number("max_samples", max_samples, 1)
     bound = bound_of(network)
-    n = math.ceil(17 * bound / max(network.outputs, 1)) + 20  # generous: elimination stops at the bound, and skims the tail
+    # Generous: elimination stops at the bound, and skims the tail.
+    n = math.ceil(17 * bound / max(network.outputs, 1)) + 20
     while True:
         n = n if max_samples is None else min(n, max_samples)
         x = gaussian_inputs(n, network.widths[0], mean=mean, std=std, seed=seed)
-        dim = batch_functional_dimension(model, x, head=head, seed=seed, device=device, progress=progress)
+        dim = batch_functional_dimension(model, x, head=head, device=device, progress=progress)
         if dim.value == bound or 2 * dim.reached_at <= n or n == max_samples:
             return dataclasses.replace(dim, bound=bound)
         n *= 2
 
 
-def gaussian_inputs(n: int, width: int = 784, *, mean: float = 0.5, std: float = 1.0, seed: int = 0) -> Tensor:
-    """Independent N(mean, std²) coordinates, (n, width) float64; the protocol's "Gaussian inputs" by default.
+def gaussian_inputs(n: int, width: int = 784, *, mean: float = 0.5, std: float = 1.0,
+                    seed: int = 0) -> Tensor:
+    """Independent N(mean, std²) coordinates, (n, width) float64; the protocol's by default.
 
     A longer sample with the same seed begins with the shorter one.
     """

@@ -1,6 +1,7 @@
 """Df_θ(X) as a matrix, and its singular values: the paper's numerical route.
 
-Rows are sample-major (sample, output), columns in the order of `torch.nn.utils.parameters_to_vector`.
+Rows are sample-major (sample, output), columns in the order of
+`torch.nn.utils.parameters_to_vector`.
 """
 
 from collections.abc import Sequence
@@ -14,10 +15,11 @@ from fdimlib.validation import require_memory
 
 
 def jacobian(model: nn.Sequential, x, *, head: str | None = None) -> Tensor:
-    """Df_θ(X) by automatic differentiation, shape (n·N_L, P), in the floating dtype and on the device of the network.
+    """Df_θ(X) by automatic differentiation, (n·N_L, P), in the network's dtype and on its device.
 
     Args:
-        model: the network; a float32 network gives float32 entries, as in the paper's protocol.
+        model: the network; a float32 network gives float32 entries, as in the paper's released
+            script.
         x: sample, (n, N_0).
         head: "identity" (logits), "softmax", or None: softmax when the model ends in one.
 
@@ -35,7 +37,9 @@ def jacobian(model: nn.Sequential, x, *, head: str | None = None) -> Tensor:
     require_memory(2 * rows * network.parameters * first.element_size(), first.device,
                    f"the {rows} × {network.parameters} Jacobian")
     layers = [layer for linear in network.linears for layer in (linear, nn.ReLU())][:-1]
-    core = nn.Sequential(*layers, *([nn.Softmax(dim=-1)] if network.head == "softmax" else []))
+    if network.head == "softmax":
+        layers.append(nn.Softmax(dim=-1))
+    core = nn.Sequential(*layers)
     parameters = {name: p.detach() for name, p in core.named_parameters()}
 
     def output(parameters, sample):
@@ -46,7 +50,10 @@ def jacobian(model: nn.Sequential, x, *, head: str | None = None) -> Tensor:
 
 
 def spectrum(model: nn.Sequential, x, *, head: str | None = None) -> Tensor:
-    """Singular values of Df_θ(X), descending, in float64 (entries in the network's own precision, as `jacobian`).
+    """Singular values of Df_θ(X), descending, computed in float64.
+
+    The entries have the network's own precision, as `jacobian` gives them: those of a float32
+    network carry rounding errors of float32, which the singular values then show.
 
     Raises:
         MemoryError: the matrix and the work space of the SVD do not fit.
@@ -54,14 +61,21 @@ def spectrum(model: nn.Sequential, x, *, head: str | None = None) -> Tensor:
     """
     matrix = jacobian(model, x, head=head)
     if not torch.isfinite(matrix).all():
-        raise FloatingPointError("model: the Jacobian overflows in floating point; method='exact' takes numbers of any size")
+        raise FloatingPointError("model: the Jacobian overflows in floating point; "
+                                 "method='exact' takes numbers of any size")
     require_memory(3 * matrix.numel() * 8, matrix.device, "the singular values of the Jacobian")
     matrix = matrix.to(torch.float64)
-    return torch.linalg.svdvals(matrix if len(matrix) > matrix.shape[1] else matrix.T)  # LAPACK is slower on wide matrices
+    tall = matrix if len(matrix) > matrix.shape[1] else matrix.T  # LAPACK is slower on wide ones
+    return torch.linalg.svdvals(tall)
 
 
 def numerical_rank(s: Tensor | Sequence[float], shape: tuple[int, int]) -> int:
-    """How many singular values are at least s_max · max(rows, columns) · eps(float64): NumPy's rule, and the paper's.
+    """How many singular values are at least s_max · max(rows, columns) · eps(float64).
+
+    This is the rule of `numpy.linalg.matrix_rank` for a float64 array. For a float32 array NumPy
+    takes eps of float32. The paper's released script puts float32 entries into a float64 array, so
+    that eps of float64 cuts numbers which are only as good as float32: rounding errors count as
+    rank. `spectrum` and this function do the same when the network is float32.
 
     >>> numerical_rank([2.0, 1.0, 1e-17], (3, 5))
     2

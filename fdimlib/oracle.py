@@ -1,4 +1,4 @@
-"""The slow, obvious exact rank: Df_θ(X) modulo a prime as an explicit matrix, and plain Gaussian elimination.
+"""The slow, obvious exact rank: Df_θ(X) modulo a prime as a matrix, and plain Gaussian elimination.
 
 For tests, benchmarks and notebooks that check the fast route: nothing here is cut at a bound.
 """
@@ -12,10 +12,10 @@ from fdimlib.reading import read_inputs, read_network
 
 
 def modular_jacobian(model: nn.Sequential, x, p: int, *, head: str | None = None) -> np.ndarray:
-    """The oracle's matrix: Df_θ(X) modulo p, entry by entry in int64; for softmax, of the logit differences to the last.
+    """Df_θ(X) modulo p, int64, sample-major; for softmax, of the logit differences to the last.
 
-    Written for obviousness, sample by sample, and sharing with the fast route only the images of numbers modulo p and
-    the certified activation pattern.
+    Written for obviousness, sample by sample. It shares with the fast route the reading of the
+    network, the images of numbers modulo p and the certified signs, and nothing else.
     """
     network, field = read_network(model, head), PrimeField(p)
     x = read_inputs(network, x)
@@ -34,11 +34,13 @@ def modular_jacobian(model: nn.Sequential, x, p: int, *, head: str | None = None
             z = weight @ activations[-1] % p + (0 if bias is None else bias)
             activations.append(np.where(pattern[index], z, 0) % p)
         g = np.eye(len(weights[-1]), dtype=np.int64)
-        g = (g[:-1] - g[-1]) if network.head == "softmax" else g
+        if network.head == "softmax":
+            g = g[:-1] - g[-1]
         blocks = []
         for l in reversed(range(len(weights))):
             by_bias = [] if biases[l] is None else [g]
-            blocks = [(g[:, :, None] * activations[l] % p).reshape(len(g), weights[l].size), *by_bias, *blocks]
+            by_weight = g[:, :, None] * activations[l] % p
+            blocks = [by_weight.reshape(len(g), weights[l].size), *by_bias, *blocks]
             if l:
                 g = g @ weights[l] % p * patterns[l - 1][index]
         rows.append(np.concatenate(blocks, axis=1) % p)
@@ -53,12 +55,13 @@ def modular_rank(matrix: np.ndarray, p: int) -> int:
     """
     matrix, rank = matrix % p, 0
     for column in range(matrix.shape[1]):
-        below = np.flatnonzero(matrix[rank:, column])
-        if not len(below):
+        candidates = rank + np.flatnonzero(matrix[rank:, column])
+        if not len(candidates):
             continue
-        matrix[[rank, rank + below[0]]] = matrix[[rank + below[0], rank]]
+        matrix[[rank, candidates[0]]] = matrix[[candidates[0], rank]]
         row = matrix[rank] * pow(int(matrix[rank, column]), -1, p) % p
-        matrix[rank + 1 :] = (matrix[rank + 1 :] - matrix[rank + 1 :, column, None] * row) % p
+        below = matrix[rank + 1 :]
+        matrix[rank + 1 :] = (below - below[:, column, None] * row) % p
         rank += 1
         if rank == len(matrix):
             break

@@ -1,7 +1,8 @@
 """Activation patterns with certified signs.
 
-Everything that is proved about a network depends on which hidden neurons are active, so no sign is left to rounding: float64
-with a running error bound decides nearly all, and exact integers the rest.
+Everything that is proved about a network depends on which hidden neurons are active, so no sign is
+left to rounding: float64 with a running error bound decides nearly all, and exact integers the
+rest.
 """
 
 import numpy as np
@@ -14,7 +15,8 @@ from fdimlib.reading import read_inputs, read_network
 def activation_pattern(model: nn.Sequential, x) -> Tensor:
     """Which hidden pre-activations are positive: bool (n, H), layers in order.
 
-    The signs are those of exact real arithmetic on the given floating-point numbers, not of a rounded forward pass.
+    The signs are those of exact real arithmetic on the given floating-point numbers, not of a
+    rounded forward pass.
 
     >>> import fdimlib as fd
     >>> net = fd.relu_mlp([2, 3, 1], seed=0)
@@ -24,28 +26,33 @@ def activation_pattern(model: nn.Sequential, x) -> Tensor:
     network = read_network(model)
     x = read_inputs(network, x)
     none = torch.empty(len(x), 0, dtype=torch.bool, device=network.linears[0].weight.device)
-    return torch.cat([none, *(sign > 0 for sign in certified_signs(network.affine(), x))], dim=1)
+    signs = certified_signs(network.affine(), x)
+    return torch.cat([none, *(sign > 0 for sign in signs)], dim=1)
 
 
 def certified_signs(layers: list[tuple[Tensor, Tensor | None]], x: Tensor) -> list[Tensor]:
-    """Exact signs (−1, 0, 1) of the hidden pre-activations: one int8 tensor (n, N_l) a hidden layer.
+    """Exact signs (−1, 0, 1) of the hidden pre-activations: int8 (n, N_l) for each hidden layer.
 
-    float64 with the standard bound |fl(Σ a_i b_i) − Σ a_i b_i| ≤ γ_k Σ |a_i b_i| (Higham, Accuracy and Stability of
-    Numerical Algorithms, section 3.1), carried from layer to layer. Samples with a sign inside it are redone exactly.
+    float64 with the standard bound |fl(Σ a_i b_i) − Σ a_i b_i| ≤ γ_k Σ |a_i b_i| (Higham, Accuracy
+    and Stability of Numerical Algorithms, section 3.1), carried from layer to layer. Samples with
+    a sign inside it are redone exactly.
     """
     x = x.to(layers[0][0].device)
     h, error = x, torch.zeros_like(x)
     doubtful = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     signs = []
     for weight, bias in layers[:-1]:
-        bias = torch.zeros(len(weight), dtype=x.dtype, device=x.device) if bias is None else bias
+        if bias is None:
+            bias = torch.zeros(len(weight), dtype=x.dtype, device=x.device)
         size = weight.abs().T
-        # Terms that can be non-zero: a sum of none is exactly 0, and the rounding grows with their number only.
+        # Terms that can be non-zero: a sum of none is exactly 0, and the rounding grows with their
+        # number only.
         terms = ((h != 0) | (error > 0)).double() @ (size != 0).double() + (bias != 0)
         z = h @ weight.T + bias
         magnitude = (h.abs() + error) @ size + bias.abs()
         # 2^-1022 a term covers underflow, 1.01 the rounding of this bound itself.
-        error = 1.01 * (error @ size + (terms + 2) * 2.0**-53 * magnitude) + terms * 2.0**-1022
+        rounding = (terms + 2) * 2.0**-53 * magnitude
+        error = 1.01 * (error @ size + rounding) + terms * 2.0**-1022
         sure = (z.abs() > error) | (terms == 0)
         doubtful |= ~sure.all(dim=1)
         signs.append(torch.where(terms == 0, 0, z.sign()).to(torch.int8))
@@ -76,4 +83,5 @@ def _integers(t: Tensor) -> tuple[np.ndarray, int]:
     mantissa, exponent = np.frexp(t.detach().cpu().numpy())
     exponent = np.where(mantissa == 0, 0, exponent - 53)
     low = int(exponent.min())
-    return (mantissa * 2.0**53).astype(np.int64).astype(object) << (exponent - low).astype(object), low
+    integers = (mantissa * 2.0**53).astype(np.int64).astype(object)
+    return integers << (exponent - low).astype(object), low
