@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fdimlib.companion.data import Sample, add_noise, mnist_sample, randomize_labels
-    from fdimlib.companion.experiments import get_preset
+    from fdimlib.companion.presets import get_preset
     from fdimlib.companion.training import Checkpoint, evaluate, train
     from fdimlib.dimension import (
         Dimension,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "companion.data": ("Sample", "add_noise", "mnist_sample", "randomize_labels"),
-    "companion.experiments": ("get_preset",),
+    "companion.presets": ("get_preset",),
     "companion.training": ("Checkpoint", "evaluate", "train"),
     "dimension": (
         "Dimension", "batch_functional_dimension", "full_functional_dimension", "gaussian_inputs",

@@ -37,7 +37,7 @@ def _module_of(command: str) -> Any:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fdimlib",
-        description="Exact functional dimensions of ReLU networks, and a companion to a paper on them.",
+        description="Exact functional dimensions of ReLU networks; a companion to a paper on them.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_rank(commands)
@@ -63,7 +63,8 @@ def _add_rank(commands: Any) -> None:
                       help="svd: singular values above a tolerance (default: exact)")
     rank.add_argument("--at", choices=["parameters", "region"], default="parameters",
                       help="region: over the whole activation region (default: parameters)")
-    rank.add_argument("--repeats", type=int, default=1, metavar="K", help="so many primes (default: 1)")
+    rank.add_argument("--repeats", type=int, default=1, metavar="K",
+                      help="so many primes (default: 1)")
     rank.add_argument("--device", choices=["cpu", "cuda"], default="cpu",
                       help="where to compute (default: cpu)")
     rank.add_argument("--json", action="store_true", help="all fields of the result, as JSON")
@@ -109,7 +110,8 @@ def _require_known(names: list[str]) -> None:
     from fdimlib.companion.experiments import TABLES
 
     if unknown := set(names) - set(TABLES):
-        sys.exit(f"experiment: found {', '.join(sorted(unknown))}; choose among {', '.join(TABLES)}")
+        found = ", ".join(sorted(unknown))
+        sys.exit(f"experiment: found {found}; choose among {', '.join(TABLES)}")
 
 
 def _require_cuda() -> None:

@@ -1,11 +1,11 @@
-"""The layers of an exported program, from its JSON: a plain chain of flatten, linear, relu, softmax.
+"""The layers of an exported program, from its JSON: a chain of flatten, linear, relu, softmax.
 
-In a chain each operator takes what the one before it gives. Any other operator is refused by name, and
-so is whatever else would make the layers another function than the program: other arguments,
-other inputs or outputs, parameters that no operator takes.
+In a chain each operator takes what the one before it gives. Any other operator is refused by name,
+and so is whatever else would make the layers another function than the program: other arguments,
+other inputs or outputs. Parameters that no operator takes are refused because they would not count.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,16 +49,16 @@ class Operator:
 
     layer: Callable[..., nn.Module]
     data: str = "self"
-    options: frozenset[str] = frozenset()
-    parameters: frozenset[str] = frozenset()
+    options: Set[str] = frozenset()
+    parameters: Set[str] = frozenset()
 
 
 OPERATORS = {
-    "aten.flatten.using_ints": Operator(_flatten, options=frozenset({"start_dim", "end_dim"})),
-    "aten.linear.default": Operator(_linear, data="input", parameters=frozenset({"weight", "bias"})),
+    "aten.flatten.using_ints": Operator(_flatten, options={"start_dim", "end_dim"}),
+    "aten.linear.default": Operator(_linear, data="input", parameters={"weight", "bias"}),
     "aten.relu.default": Operator(nn.ReLU),
     "aten.relu_.default": Operator(nn.ReLU),  # in place: the same function, in a chain
-    "aten.softmax.int": Operator(nn.Softmax, options=frozenset({"dim"})),
+    "aten.softmax.int": Operator(nn.Softmax, options={"dim"}),
 }
 
 

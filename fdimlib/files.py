@@ -1,8 +1,8 @@
 """Networks and samples in files, read as numbers and names: no code that a file carries is run.
 
 A network is a `.safetensors` file, the `state_dict` of an `nn.Sequential` beside the names of its
-layers, or a `.pt2` archive of `torch.export` (`fdimlib.archive`). A sample is a `.npy` file. Pickles
-(`.pt`, `.pth`, object arrays) are refused: unpickling runs what the file says.
+layers, or a `.pt2` archive of `torch.export` (`fdimlib.archive`). A sample is a `.npy` file.
+Pickles (`.pt`, `.pth`, object arrays) are refused: unpickling runs what the file says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,7 +67,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except SafetensorError as damage:
-        raise ValueError(f"path: {path.name} is not a complete safetensors file ({damage})") from None
+        raise ValueError(f"path: {path.name} is not a complete safetensors file "
+                         f"({damage})") from None
 
 
 def _assemble(layers: Sequence[str], tensors: dict[str, Tensor]) -> nn.Sequential:
@@ -79,7 +80,7 @@ def _assemble(layers: Sequence[str], tensors: dict[str, Tensor]) -> nn.Sequentia
             raise ValueError(f"layers: found {name!r} at position {position}; "
                              f"use {', '.join(LAYERS)}")
         if name == "Linear":
-            weight, bias = unused.pop(f"{position}.weight", None), unused.pop(f"{position}.bias", None)
+            weight, bias = (unused.pop(f"{position}.{key}", None) for key in ("weight", "bias"))
             if weight is None:
                 raise ValueError(f"layers: Linear at position {position}, but the file has no "
                                  f"tensor '{position}.weight'; it has {', '.join(tensors)}")

@@ -1,8 +1,8 @@
-"""Reading: from a torch module to the layers that the exact rank works on, and from any array to a sample.
+"""Reading: from a torch module to the layers that the rank works on, from any array to a sample.
 
-A network is an ordinary `torch.nn.Sequential` of `nn.Linear` and `nn.ReLU`, with an optional leading
-`nn.Flatten` and final `nn.Softmax`. What else a Sequential can hold is refused: the rank of other
-layers would be silently wrong.
+A network is an ordinary `torch.nn.Sequential` of `nn.Linear` and `nn.ReLU`, with an optional
+leading `nn.Flatten` and final `nn.Softmax`. What else a Sequential can hold is refused: the rank of
+other layers would be silently wrong.
 """
 
 import math
@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 from fdimlib.validation import finite, one_of, real_array, require_denormals
 
+Positioned = list[tuple[int, nn.Module]]
+"""Layers, each with its position in the Sequential."""
+
 
 @dataclass(frozen=True)
 class Network:
-    """The layers of a Sequential, as it holds them: `linears[l].weight` has shape (N_{l+1}, N_l)."""
+    """The layers of a Sequential, as it holds them; `linears[l].weight` is (N_{l+1}, N_l)."""
 
     linears: tuple[nn.Linear, ...]
     head: str
@@ -79,11 +82,11 @@ def read_network(model: nn.Module, head: str | None = None) -> Network:
 def _refuse_hooks(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if module._forward_hooks or module._forward_pre_hooks:
-            raise TypeError(f"model: {type(module).__name__} {name or 'itself'} has a forward hook, "
-                            "which may change its output; remove the hook first")
+            raise TypeError(f"model: {type(module).__name__} {name or 'itself'} has a forward "
+                            "hook, which may change its output; remove the hook first")
 
 
-def _without_flatten(layers: list[tuple[int, nn.Module]]) -> list[tuple[int, nn.Module]]:
+def _without_flatten(layers: Positioned) -> Positioned:
     """The layers after a leading Flatten that keeps the samples apart."""
     if not layers or type(layers[0][1]) is not nn.Flatten:
         return layers
@@ -95,7 +98,7 @@ def _without_flatten(layers: list[tuple[int, nn.Module]]) -> list[tuple[int, nn.
     return layers[1:]
 
 
-def _without_softmax(layers: list[tuple[int, nn.Module]]) -> tuple[list[tuple[int, nn.Module]], bool]:
+def _without_softmax(layers: Positioned) -> tuple[Positioned, bool]:
     """The layers before a final Softmax over the outputs, and whether there was one."""
     if not layers or type(layers[-1][1]) is not nn.Softmax:
         return layers, False
@@ -105,7 +108,7 @@ def _without_softmax(layers: list[tuple[int, nn.Module]]) -> tuple[list[tuple[in
     return layers[:-1], True
 
 
-def _alternating_linears(layers: list[tuple[int, nn.Module]]) -> tuple[nn.Linear, ...]:
+def _alternating_linears(layers: Positioned) -> tuple[nn.Linear, ...]:
     """The Linear layers of Linear, ReLU, …, Linear whose widths fit; anything else is refused."""
     for position, layer in layers:
         _check_layer(position, layer)
@@ -135,7 +138,8 @@ def _check_layer(position: int, layer: nn.Module) -> None:
     extra = set(dict(layer.named_parameters())) - {"weight", "bias"}
     if extra:
         raise TypeError(f"model: {name} at position {position} is reparameterised "
-                        f"({', '.join(sorted(extra))}); make its weight an ordinary parameter first")
+                        f"({', '.join(sorted(extra))}); make its weight an ordinary parameter "
+                        "first")
     for key in ("weight", "bias"):
         if getattr(layer, key, None) is not None and key not in dict(layer.named_parameters()):
             raise TypeError(f"model: {key} of {name} at position {position} is not a parameter; "
@@ -157,10 +161,10 @@ def _refuse_shared_parameters(linears: tuple[nn.Linear, ...]) -> None:
 
 
 def read_inputs(network: Network, x: Tensor | ArrayLike) -> Tensor:
-    """The sample as a float64 tensor (n, N_0); pixels and lower precisions convert without rounding.
+    """The sample as a float64 tensor (n, N_0); pixels and lower precisions are not rounded.
 
     Raises:
-        ValueError: empty, of the wrong width, or holding NaN or infinity (the first place is named).
+        ValueError: empty, of the wrong width, or holding NaN or infinity (the first is named).
     """
     sample, width = real_array("x", x), network.widths[0]
     shape = tuple(sample.shape)

@@ -121,10 +121,10 @@ def _per_hidden_layer(
 def round_to_grid_(parameters: Iterable[Tensor]) -> None:
     """Round to multiples of 2^-26, in place, so that a seed gives the same bits on every machine.
 
-    Processors and libraries sum in different orders and so disagree in the last bits; measured: by
-    1e-18 in a step of training, on average. Training amplifies that until ranks differ. Rounded away
-    after every step, it survives only near a tie, which 680 epochs of 784-30-30-30-10 are expected to
-    meet 1e-3 times. The grid is as fine as float32 between ⅛ and ¼.
+    Processors and libraries sum in different orders and so disagree in the last bits; measured:
+    by 1e-18 in a step of training, on average. Training amplifies that until ranks differ. Rounded
+    away after every step, it survives only near a tie, which 680 epochs of 784-30-30-30-10 are
+    expected to meet 1e-3 times. The grid is as fine as float32 between ⅛ and ¼.
     """
     for p in parameters:
         p.copy_((p.double() * 2.0**26).round_() * 2.0**-26)
