@@ -1,4 +1,5 @@
-# make figures · make test · make lab   (each makes .venv from the lock file when it is missing or older)
+# make figures · make test · make lab
+# Each makes .venv from the lock file when it is missing or older.
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
@@ -9,6 +10,7 @@ figures: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest -c pyproject.toml --rootdir=. --nbval --nbval-current-env notebooks
 
@@ -21,7 +23,8 @@ refresh: $(VENV)/installed
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(NB)
 
 $(VENV)/installed: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fdimlib needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"fdimlib needs Python 3.11 or newer; try make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .

@@ -9,6 +9,7 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -73,7 +74,8 @@ def chain(program: dict[str, Any], parameter: Callable[[str], nn.Parameter]) -> 
         ValueError: not a chain of `OPERATORS`.
     """
     data, names = _inputs(program["signature"]["input_specs"])
-    layers, used = [], set()
+    layers: list[nn.Module] = []
+    used = set()
     for node in program["graph"]["nodes"]:
         operator, arguments = _operator(node, data)
         for argument in operator.parameters & set(arguments):
@@ -81,16 +83,21 @@ def chain(program: dict[str, Any], parameter: Callable[[str], nn.Parameter]) -> 
             if name not in names:
                 raise ValueError(f"{_where(node)} takes as {argument} what is not a parameter")
             arguments[argument] = parameter(names[name])
-            used.add(name)
+            used.add(_place(arguments[argument]))
         layers.append(operator.layer(**arguments))
         data = node["outputs"][0]["as_tensor"]["name"]
     if program["graph"]["outputs"] != [{"as_tensor": {"name": data}}]:
         raise ValueError("model: its program gives more, or other, than its last operator does")
-    unused = [names[name] for name in names if name not in used]
+    unused = [name for name in names.values() if _place(parameter(name)) not in used]
     if unused:
         raise ValueError(f"model: no operator takes the parameters {', '.join(unused)}; "
                          "remove them before exporting, so that they are not counted")
     return layers
+
+
+def _place(t: Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
+    """Where a tensor lies in memory: a parameter may have several names, and be used by one."""
+    return t.data_ptr(), t.shape, t.stride()
 
 
 def _inputs(specs: list[dict[str, Any]]) -> tuple[str, dict[str, str]]:

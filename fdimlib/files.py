@@ -73,12 +73,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]
 
 def _assemble(layers: Sequence[str], tensors: dict[str, Tensor]) -> nn.Sequential:
     """The layers in order, each Linear with the tensors of its position; every tensor is used."""
-    modules: list[nn.Module] = []
-    unused = dict(tensors)
     for position, name in enumerate(layers):
         if name not in LAYERS:
             raise ValueError(f"layers: found {name!r} at position {position}; "
                              f"use {', '.join(LAYERS)}")
+    modules: list[nn.Module] = []
+    unused = dict(tensors)
+    for position, name in enumerate(layers):
         if name == "Linear":
             weight, bias = (unused.pop(f"{position}.{key}", None) for key in ("weight", "bias"))
             if weight is None:

@@ -27,7 +27,7 @@ checks
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder of three tiny notebooks: one that works, one that fails, one that takes no preset."""
+    """A folder of three tiny notebooks: one works, one fails, one takes no preset."""
     preset = 'preset: str = "quick"  # quick, paper'
     cells = {"01_good": (preset, GOOD),
              "02_bad": (preset, 'print("before")\nraise ArithmeticError("on purpose")'),
@@ -57,7 +57,8 @@ def test_a_failing_notebook_is_named_and_does_not_stop_the_others(folder, capsys
     assert re.search(r"01_good +\d+ +1 +2 of 2", printed)
     assert "02_bad failed: cell In [3] raised ArithmeticError: on purpose" in printed
     assert str(folder / "executed" / "paper" / "02_bad.ipynb") in printed
-    assert "03_other failed: ValueError: takes no parameter 'preset' (its parameters: wrong)" in printed
+    assert "03_other failed: ValueError: takes no parameter 'preset'" in printed
+    assert "(its parameters: wrong)" in printed
     assert "before" in (folder / "executed" / "paper" / "02_bad.ipynb").read_text()
     written = {path.name for path in (folder / "figures").iterdir()}
     assert {"01_1_good_paper.png", "01_1_good_paper.pdf"} <= written

@@ -229,7 +229,8 @@ def test_keys_are_those_of_the_settings():
 def test_runs_and_points_do_not_share_their_keys():
     points = {point for table in experiments.experiments("paper").values() for point in table}
     runs = {point.run for point in points}
-    assert len({run.key for run in runs} | {point.key for point in points}) == len(runs) + len(points)
+    keys = {run.key for run in runs} | {point.key for point in points}
+    assert len(keys) == len(runs) + len(points)
 
 
 def test_a_preset_that_does_not_exist_is_refused():

@@ -1,7 +1,7 @@
 """Train the canonical run, w = 30, and write its checkpoints with their exact ranks.
 
-`python tests/golden/make.py` was run once; what it wrote is committed, so that anyone can check that
-the same seed gives the same weights, and the same weights the same integers.
+`python tests/golden/make.py` was run once; what it wrote is committed, so that anyone can check
+that the same seed gives the same weights, and the same weights the same integers.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The instrument stands alone: without the companion's packages, and as a wheel outside the clone."""
+"""The instrument alone: without the companion's packages, and as a wheel outside the clone."""
 
 import json
 import os
