@@ -17,10 +17,12 @@ test: $(VENV)/installed
 lab: $(VENV)/installed
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
-# For contributors: execute the committed notebooks in place (NB=notebooks/01_… for one).
+# For contributors: execute the committed notebooks in place (NB=notebooks/01_… for one), and write
+# the index of the figures.
 NB ?= notebooks/*.ipynb
 refresh: $(VENV)/installed
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(NB)
+	$(BIN)/python -c 'from fdimlib.companion import figures; figures.write_index(figures.folder())'
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
