@@ -1,4 +1,5 @@
-# make figures · make test · make lab   (each makes .venv from the lock file when it is missing or older)
+# make figures · make test · make lab
+# Each makes .venv from the lock file when it is missing or older.
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
@@ -9,19 +10,23 @@ figures: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest -c pyproject.toml --rootdir=. --nbval --nbval-current-env notebooks
 
 lab: $(VENV)/installed
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
-# For contributors: execute the committed notebooks in place (NB=notebooks/01_… for one).
+# For contributors: execute the committed notebooks in place (NB=notebooks/01_… for one), and write
+# the index of the figures.
 NB ?= notebooks/*.ipynb
 refresh: $(VENV)/installed
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(NB)
+	$(BIN)/python -c 'from fdimlib.companion import figures; figures.write_index(figures.folder())'
 
 $(VENV)/installed: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fdimlib needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"fdimlib needs Python 3.11 or newer; try make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .

@@ -1,4 +1,7 @@
-"""Settings for notebooks under nbval: figures go to a scratch folder, progress and warnings on stderr are not compared."""
+"""Settings for notebooks under nbval.
+
+Figures go to a scratch folder; progress and warnings on stderr are not compared.
+"""
 
 import os
 import tempfile

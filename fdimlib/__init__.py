@@ -1,26 +1,36 @@
-"""Exact functional dimensions of ReLU networks, with a companion to Bona-Pellissier, Malgouyres, Bachoc (2024).
+"""Exact functional dimensions of ReLU networks, and a companion to a paper on them.
 
-The instrument needs torch and NumPy alone. Names are loaded when they are first used, so that neither the command line's
-help nor a program that wants one rank waits for the rest.
+The instrument needs torch and NumPy, and little else; `fdimlib.companion` holds what goes with
+Bona-Pellissier, Malgouyres, Bachoc (2024). Names are loaded when they are first used, so that
+neither the command line's help nor a program that wants one rank waits for the rest.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fdimlib.companion.data import Sample, add_noise, mnist_sample, randomize_labels
-    from fdimlib.companion.experiments import get_preset
+    from fdimlib.companion.presets import get_preset
     from fdimlib.companion.training import Checkpoint, evaluate, train
-    from fdimlib.dimension import Dimension, batch_functional_dimension, full_functional_dimension, gaussian_inputs
+    from fdimlib.dimension import (
+        Dimension,
+        batch_functional_dimension,
+        full_functional_dimension,
+        gaussian_inputs,
+    )
+    from fdimlib.files import load_network
     from fdimlib.numerical import jacobian, numerical_rank, spectrum
     from fdimlib.patterns import activation_pattern
     from fdimlib.symmetries import dimension_bound, permute, relu_mlp, rescale
 
 _ROOMS = {
     "companion.data": ("Sample", "add_noise", "mnist_sample", "randomize_labels"),
-    "companion.experiments": ("get_preset",),
+    "companion.presets": ("get_preset",),
     "companion.training": ("Checkpoint", "evaluate", "train"),
-    "dimension": ("Dimension", "batch_functional_dimension", "full_functional_dimension", "gaussian_inputs"),
+    "dimension": (
+        "Dimension", "batch_functional_dimension", "full_functional_dimension", "gaussian_inputs",
+    ),
+    "files": ("load_network",),
     "numerical": ("jacobian", "numerical_rank", "spectrum"),
     "patterns": ("activation_pattern",),
     "symmetries": ("dimension_bound", "permute", "relu_mlp", "rescale"),
@@ -28,13 +38,14 @@ _ROOMS = {
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
-    "Checkpoint", "Dimension", "Sample", "activation_pattern", "add_noise", "batch_functional_dimension",
-    "dimension_bound", "evaluate", "full_functional_dimension", "gaussian_inputs", "get_preset", "jacobian",
-    "mnist_sample", "numerical_rank", "permute", "randomize_labels", "relu_mlp", "rescale", "spectrum", "train",
+    "Checkpoint", "Dimension", "Sample", "activation_pattern", "add_noise",
+    "batch_functional_dimension", "dimension_bound", "evaluate", "full_functional_dimension",
+    "gaussian_inputs", "get_preset", "jacobian", "load_network", "mnist_sample", "numerical_rank",
+    "permute", "randomize_labels", "relu_mlp", "rescale", "spectrum", "train",
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

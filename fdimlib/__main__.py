@@ -1,47 +1,102 @@
-"""The command line: `fdimlib figures | sweep | status | rerun`, or `python -m fdimlib …`.
+"""The command line: `fdimlib rank | figures | sweep | status | rerun`, or `python -m fdimlib …`.
 
 What a command needs is imported when it is chosen, so that the help comes at once.
 """
 
 import argparse
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit status is 0 if all that was asked for was done."""
     options = _parser().parse_args(arguments)
-    if getattr(options, "device", "cpu") == "cuda":
-        _require_cuda()
-    _require_known(getattr(options, "experiment", []))
-    return getattr(import_module("fdimlib.companion.commands"), options.command)(options)
+    if options.command != "rank":
+        if getattr(options, "device", "cpu") == "cuda":
+            _require_cuda()
+        _require_known(getattr(options, "experiment", []))
+    run: Callable[[argparse.Namespace], int] = getattr(_module_of(options.command), options.command)
+    return run(options)
+
+
+def _module_of(command: str) -> Any:
+    if command == "rank":
+        return import_module("fdimlib.rank_command")
+    try:
+        return import_module("fdimlib.companion.commands")
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.startswith("fdimlib"):
+            raise
+        sys.exit(f"{command}: needs {missing.name}, which is not installed here; "
+                 "pip install 'fdimlib[companion]'")
 
 
 def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fdimlib",
+        description="Exact functional dimensions of ReLU networks; a companion to a paper on them.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_rank(commands)
+    _add_companion(commands)
+    return parser
+
+
+def _add_rank(commands: Any) -> None:
+    rank = commands.add_parser(
+        "rank", help="the exact rank of a network and a sample in files",
+        description="The batch functional dimension, rank Df_θ(X), of a network on a sample. "
+                    "No code that a file carries is run.")
+    rank.add_argument("model", metavar="MODEL", type=Path,
+                      help="a .safetensors file, or a .pt2 archive of torch.export")
+    rank.add_argument("--inputs", required=True, metavar="X.npy", type=Path,
+                      help="the sample, (n, N_0) or (n, …), as numpy.save writes it")
+    rank.add_argument("--layers", nargs="+", metavar="LAYER",
+                      help="of a .safetensors file, in order: Flatten, Linear, ReLU, Softmax "
+                           "(default: the entry 'layers' of its metadata)")
+    rank.add_argument("--head", choices=["identity", "softmax"],
+                      help="default: softmax if the network ends in one")
+    rank.add_argument("--method", choices=["exact", "svd"], default="exact",
+                      help="svd: singular values above a tolerance (default: exact)")
+    rank.add_argument("--at", choices=["parameters", "region"], default="parameters",
+                      help="region: over the whole activation region (default: parameters)")
+    rank.add_argument("--repeats", type=int, default=1, metavar="K",
+                      help="so many primes (default: 1)")
+    rank.add_argument("--device", choices=["cpu", "cuda"], default="cpu",
+                      help="where to compute (default: cpu)")
+    rank.add_argument("--json", action="store_true", help="all fields of the result, as JSON")
+
+
+def _add_companion(commands: Any) -> None:
     from fdimlib.companion.experiments import PRESETS, TABLES
 
-    parser = argparse.ArgumentParser(
-        prog="fdimlib", description="Exact functional dimensions of ReLU networks, and a companion to a paper on them.")
-    commands = parser.add_subparsers(dest="command", required=True)
     figures = commands.add_parser("figures", help="run the notebooks and write the figures")
-    figures.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="names or numbers, e.g. 01 10_training")
-    sweep = commands.add_parser("sweep", help="compute what an experiment still lacks, and write its table")
-    sweep.add_argument("--cluster", choices=["local", "debug", "slurm"], help="hand the work to submitit; default: run here")
+    figures.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK",
+                         help="names or numbers, e.g. 01 10_training")
+    sweep = commands.add_parser(
+        "sweep", help="compute what an experiment still lacks, and write its table")
+    sweep.add_argument("--cluster", choices=["local", "debug", "slurm"],
+                       help="hand the work to submitit; default: run here")
     sweep.add_argument("--option", nargs="+", type=_setting, default=[], metavar="NAME=VALUE",
                        help="submitit's parameters, e.g. timeout_min=120 slurm_partition=cpu")
     status = commands.add_parser("status", help="count what is done, running, failed and missing")
-    rerun = commands.add_parser("rerun", help="compute one row of a table again and compare it with its record")
+    rerun = commands.add_parser(
+        "rerun", help="compute one row of a table again and compare it with its record")
     rerun.add_argument("key", help="from the column `key` of a table in figures/data")
     for command in (figures, sweep, status):
-        command.add_argument("--preset", choices=list(PRESETS), default="quick", help="sizes (default: quick)")
+        command.add_argument("--preset", choices=list(PRESETS), default="quick",
+                             help="sizes (default: quick)")
     for command in (figures, sweep, rerun):
-        command.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute ranks (default: cpu)")
+        command.add_argument("--device", choices=["cpu", "cuda"], default="cpu",
+                             help="where to compute ranks (default: cpu)")
     for command in (sweep, status):
         command.add_argument("experiment", nargs="*", help=f"{', '.join(TABLES)}; default: all")
     for command in (sweep, status, rerun):
-        command.add_argument("--records", type=Path, help="folder of the records (default: build/records in the clone)")
-    return parser
+        command.add_argument("--records", type=Path,
+                             help="folder of the records (default: build/records in the clone)")
 
 
 def _setting(text: str) -> tuple[str, int | str]:
@@ -55,7 +110,8 @@ def _require_known(names: list[str]) -> None:
     from fdimlib.companion.experiments import TABLES
 
     if unknown := set(names) - set(TABLES):
-        sys.exit(f"experiment: found {', '.join(sorted(unknown))}; choose among {', '.join(TABLES)}")
+        found = ", ".join(sorted(unknown))
+        sys.exit(f"experiment: found {found}; choose among {', '.join(TABLES)}")
 
 
 def _require_cuda() -> None:

@@ -1,9 +1,10 @@
-"""One style for every figure; captions that travel inside the file; the Checks table that ends each notebook."""
+"""One style for every figure; captions inside the files; the Checks table that ends a notebook."""
 
 import io
 import os
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -11,8 +12,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import Image, Markdown, display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image as PngFile
+from numpy.typing import NDArray
+from PIL.PngImagePlugin import PngImageFile
 
 from fdimlib.companion import REPOSITORY
 
@@ -20,31 +23,35 @@ FOLDER_VARIABLE = "FDIMLIB_FIGURES"
 
 
 def use_style() -> None:
-    """The house style: seaborn's colour-blind palette, sizes that stay legible at column width, reproducible files."""
+    """The house style: a colour-blind palette, legible at column width, files that reproduce."""
     sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=0.9)
     mpl.rcParams.update({
-        "figure.figsize": (7.0, 3.6), "figure.constrained_layout.use": True, "figure.dpi": 100, "savefig.dpi": 200,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium", "axes.titlelocation": "left",
+        "figure.figsize": (7.0, 3.6), "figure.constrained_layout.use": True,
+        "figure.dpi": 100, "savefig.dpi": 200,
+        "axes.spines.top": False, "axes.spines.right": False,
+        "axes.titlesize": "medium", "axes.titlelocation": "left",
         "legend.frameon": False, "svg.hashsalt": "fdimlib", "pdf.fonttype": 42,
     })
 
 
 def folder() -> Path:
-    """Where figures go: the environment variable FDIMLIB_FIGURES, else figures/ in the repository, else here."""
+    """Where figures go: the folder FDIMLIB_FIGURES, else figures/ in the repository, else here."""
     if FOLDER_VARIABLE in os.environ:
         return Path(os.environ[FOLDER_VARIABLE])
     return (REPOSITORY if (REPOSITORY / "notebooks").is_dir() else Path.cwd()) / "figures"
 
 
-def save(fig: Figure, name: str, caption: str, *, preset: str, seeds, method: str, alt: str,
-         data: pd.DataFrame | None = None) -> None:
-    """Write a figure as PNG and PDF, and the table behind it as CSV; show it with its number and caption.
+def save(
+    fig: Figure, name: str, caption: str, *, preset: str, seeds: object, method: str, alt: str,
+    data: pd.DataFrame | None = None,
+) -> None:
+    """Write a figure as PNG and PDF, the table behind it as CSV; show it with number and caption.
 
     Args:
         name: "01_2_slice" is Figure 1.2, made by the notebook numbered 01.
         caption: can be read alone; Markdown.
-        preset, seeds, method: what it takes to reproduce the figure; printed below it and in the caption. Other presets than
-            "quick" add themselves to the file name.
+        preset, seeds, method: what it takes to reproduce the figure; printed below it and in the
+            caption. Other presets than "quick" add themselves to the file name.
         alt: what the picture shows, for those who cannot see it.
         data: written to data/<name>.csv.
     """
@@ -59,38 +66,52 @@ def save(fig: Figure, name: str, caption: str, *, preset: str, seeds, method: st
     fig.savefig(picture, format="png", bbox_inches="tight",
                 metadata={"Software": None, "Title": name, "Description": caption, "Comment": alt})
     (target / f"{name}.png").write_bytes(picture.getvalue())
-    fig.savefig(target / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None, "Title": name})
+    fig.savefig(target / f"{name}.pdf", bbox_inches="tight",
+                metadata={"CreationDate": None, "Title": name})
     if data is not None:
-        data.to_csv(target / "data" / f"{name}.csv", index=False, lineterminator="\n", float_format="%.6g")
+        data.to_csv(target / "data" / f"{name}.csv", index=False, lineterminator="\n",
+                    float_format="%.6g")
     plt.close(fig)
     display(Image(picture.getvalue(), width=int(fig.get_figwidth() * 100), alt=alt))
     display(Markdown(caption))
 
 
-def draw_seeds(ax, table: pd.DataFrame, x: str, y: str, color, *, label: str | None = None, ls="-") -> None:
-    """Each seed as a thin line, the median as a bold one, its markers hollow where the sample bound is the smaller bound.
+def draw_seeds(
+    ax: Axes, table: pd.DataFrame, x: str, y: str, color: Any, *,
+    label: str | None = None, ls: str = "-",
+) -> None:
+    """Each seed as a thin line, the median as a bold one with markers.
 
-    There n(N_L − 1) < P − H − (N_{L−1} + 1), so the sample and not the network limits what can be seen.
+    They are hollow where the sample bound is the smaller one: there n(N_L − 1) is below
+    P − H − (N_{L−1} + 1), so that the sample and not the network limits what can be seen.
 
     Args:
         table: one row for each x and seed, as `sweeps.results` gives it.
     """
     values = table.pivot(index=x, columns="seed", values=y).astype(float)
-    median, bounds = values.median(axis=1), table.groupby(x)[["sample_bound", "parameter_bound"]].first()
+    median = values.median(axis=1)
+    bounds = table.groupby(x)[["sample_bound", "parameter_bound"]].first()
     hollow = bounds.sample_bound < bounds.parameter_bound
     ax.plot(values.index, values, color=color, ls=ls, lw=0.8, alpha=0.55)
     ax.plot(median.index, median, color=color, ls=ls, lw=2.2, label=label)
     ax.plot(median[~hollow].index, median[~hollow], "o", ms=5, color=color)
-    ax.plot(median[hollow].index, median[hollow], "o", ms=5, color=color, mfc="white", mew=1.5, zorder=3)
+    ax.plot(median[hollow].index, median[hollow], "o", ms=5, color=color, mfc="white", mew=1.5,
+            zorder=3)
 
 
-def ratio_axis(ax, low: float = 0.1, high: float = 10) -> None:
-    """An axis for ratios: their logarithm on a square-root scale, so that both 1.03 and 3 can be told from 1."""
-    def forward(ratio):
+def ratio_axis(ax: Axes, low: float = 0.1, high: float = 10) -> None:
+    """An axis for ratios, on which both 1.03 and 3 can be told from 1.
+
+    It shows their logarithm on a square-root scale.
+    """
+    def forward(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
         log = np.log(np.maximum(ratio, 1e-9))  # before they are placed, tick labels stand at 0
         return np.sign(log) * np.sqrt(np.abs(log))
 
-    ax.set_xscale("function", functions=(forward, lambda x: np.exp(np.sign(x) * x**2)))
+    def backward(place: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.exp(np.sign(place) * place**2)
+
+    ax.set_xscale("function", functions=(forward, backward))
     ax.set_xlim(low, high)
     ticks = [tick for tick in (0.1, 0.5, 0.9, 1.1, 2, 10) if low <= tick <= high]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -98,24 +119,29 @@ def ratio_axis(ax, low: float = 0.1, high: float = 10) -> None:
 
 
 def spread(values: pd.Series, spec: str = ",.0f") -> str:
-    """Median [least – largest]. From m seeds the range covers the true median with probability 1 − 2^(1−m), whatever the law.
+    """Median [least – largest].
+
+    From m seeds the range covers the true median with probability 1 − 2^(1−m), whatever the law.
 
     >>> spread(pd.Series([3, 1, 2000]))
     '3 [1 – 2,000]'
     """
-    low, middle, high = (format(value, spec) for value in (values.min(), values.median(), values.max()))
+    told = (values.min(), values.median(), values.max())
+    low, middle, high = (format(value, spec) for value in told)
     return f"{middle} [{low} – {high}]"
 
 
 def write_index(target: Path) -> Path:
-    """figures/README.md: every figure with the notebook that made it and its caption, read from the PNG files."""
-    lines = ["# Figures", "", "Made by `make figures`; this page is generated. The PDF of each figure and, under `data/`, the "
-             "table behind it have the same name.", ""]
+    """figures/README.md: every figure with notebook and caption, read from the PNG files."""
+    lines = ["# Figures", "",
+             "Made by `make figures`; this page is generated. The PDF of each figure and, under "
+             "`data/`, the table behind it have the same name.", ""]
     for path in sorted(target.glob("[0-9]*.png")):
-        with PngFile.open(path) as picture:
+        with PngImageFile(path) as picture:
             text = picture.text
         notebook = next((REPOSITORY / "notebooks").glob(f"{path.name[:2]}_*.ipynb")).name
-        lines += [f"## {path.stem}", "", f"![{text['Comment']}]({path.name})", "", text["Description"], "",
+        lines += [f"## {path.stem}", "", f"![{text['Comment']}]({path.name})", "",
+                  str(text["Description"]), "",
                   f"Notebook: [{notebook}](../notebooks/{notebook})", ""]
     index = target / "README.md"
     index.write_text("\n".join(lines), encoding="utf-8")
@@ -135,7 +161,7 @@ class Checks:
     def __init__(self) -> None:
         self.rows: list[tuple[str, str, bool]] = []
 
-    def add(self, statement: str, measured, holds: bool) -> None:
+    def add(self, statement: str, measured: object, holds: bool) -> None:
         """Add a line; `holds` is computed by the code above, never written by hand."""
         self.rows.append((statement, str(measured), bool(holds)))
 
@@ -144,15 +170,23 @@ class Checks:
         return sum(holds for *_, holds in self.rows)
 
     def _cells(self) -> list[tuple[str, str, str]]:
-        return [("statement", "measured", "holds"), *((s, m, "yes" if h else "NO") for s, m, h in self.rows)]
+        body = [(statement, measured, "yes" if holds else "NO")
+                for statement, measured, holds in self.rows]
+        return [("statement", "measured", "holds"), *body]
 
     def __repr__(self) -> str:
         return "\n".join(" | ".join(cells) for cells in self._cells())
 
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        """Text and HTML for readers; the counts, as metadata, for the table that `python -m fdimlib figures` prints."""
-        head, *body = [[escape(cell) for cell in cells] for cells in self._cells()]
-        html = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells in body)
-        html = f"<table><thead><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr></thead><tbody>{html}</tbody></table>"
+    def _repr_mimebundle_(
+        self, include: object = None, exclude: object = None,
+    ) -> tuple[dict[str, str], dict[str, Any]]:
+        """Text and HTML for readers; the counts, as metadata, for what `fdimlib figures` prints."""
+        head, *body = self._cells()
+        rows = "".join(_html_row(cells, "td") for cells in body)
+        html = f"<table><thead>{_html_row(head, 'th')}</thead><tbody>{rows}</tbody></table>"
         counts = {"fdimlib": {"held": self.held, "of": len(self.rows)}}
         return {"text/plain": repr(self), "text/html": html}, counts
+
+
+def _html_row(cells: tuple[str, ...], tag: str) -> str:
+    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"

@@ -1,24 +1,28 @@
 """Results on disk, one JSON file a point, so that a sweep can be killed at any moment and go on.
 
-A record is written under a temporary name and renamed, so it is there whole or not at all. A file that cannot be read, or that
-answers another question than its name says, is set aside with a warning and its point computed again. Published tables
-(figures/data/*_paper.csv) count as records too: a fresh clone begins where the last one ended.
+A record is written under a temporary name and renamed, so it is there whole or not at all. A file
+that cannot be read, or that answers another question than its name says, is set aside with a
+warning and its point computed again. Published tables (figures/data/*_paper.csv) count as records
+too: a fresh clone begins where the last one ended.
 """
 
 import json
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from fdimlib.companion.experiments import PROTOCOL, Point, Run
+from fdimlib.companion.experiments import FIELDS, PROTOCOL, Point, Run
 
-SVD_COLUMNS = ("exact_logits", "svd_float32_softmax", "svd_float64_softmax", "svd_float32_logits", "svd_float64_logits",
-               "svd_seconds")
+SVD_COLUMNS = (
+    "exact_logits", "svd_float32_softmax", "svd_float64_softmax", "svd_float32_logits",
+    "svd_float64_logits", "svd_seconds",
+)
 
 
 class Records:
@@ -29,14 +33,14 @@ class Records:
         published: CSV files as `table` gives them; those that do not exist are left out.
     """
 
-    def __init__(self, folder: Path, published: Iterable[Path] = ()) -> None:
+    def __init__(self, folder: str | Path, published: Iterable[Path] = ()) -> None:
         self.folder = Path(folder)
-        self.published = {}
+        self.published: dict[Point, dict[str, Any]] = {}
         for path in published:
             if Path(path).exists():
                 self.published |= _read_table(path)
 
-    def get(self, point: Point) -> dict | None:
+    def get(self, point: Point) -> dict[str, Any] | None:
         """The result at that point; None where there is none, or only a failure."""
         record = self._read(point)
         return self.published.get(point) if record is None else record.get("result")
@@ -50,10 +54,16 @@ class Records:
         if self.get(point) is not None:
             return "done"
         with self.claim(point.run) as free:
-            return ("failed" if self.error(point) else "missing") if free else "running"
+            if not free:
+                return "running"
+            return "failed" if self.error(point) else "missing"
 
-    def put(self, point: Point, **outcome) -> None:
-        """Write `result=` (a dict of JSON values) or `error=` (a sentence); OSError when the disk does not take it."""
+    def put(self, point: Point, **outcome: Any) -> None:
+        """Write `result=` (a dict of JSON values) or `error=` (a sentence).
+
+        Raises:
+            OSError: the disk does not take it.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(point)
         text = json.dumps({"point": point.fields, "protocol": PROTOCOL} | outcome, indent=1)
@@ -68,10 +78,13 @@ class Records:
             temporary.unlink(missing_ok=True)
 
     @contextmanager
-    def claim(self, run: Run):
-        """Whether this process may compute the points of `run`; the claim ends with the block, or with the process."""
+    def claim(self, run: Run) -> Iterator[bool]:
+        """Whether this process may compute the points of `run`.
+
+        The claim ends with the block, or with the process.
+        """
         (self.folder / "locks").mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / "locks" / f"{Point(run, 0, '', 0).key}.lock")
+        lock = FileLock(self.folder / "locks" / f"{run.key}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -85,26 +98,30 @@ class Records:
     def _path(self, point: Point) -> Path:
         return self.folder / f"{point.key}.json"
 
-    def _read(self, point: Point) -> dict | None:
+    def _read(self, point: Point) -> dict[str, Any] | None:
         path = self._path(point)
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if record["point"] != point.fields or record["protocol"] != PROTOCOL or not {"result", "error"} & set(record):
+            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            same_setting = record["point"] == point.fields and record["protocol"] == PROTOCOL
+            if not same_setting or not {"result", "error"} & set(record):
                 raise ValueError("its setting is not the one its name stands for")
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as damage:
-            aside = path.with_suffix(f".aside-{sum(1 for _ in self.folder.glob(f'{path.stem}.aside-*'))}")
+            earlier = sum(1 for _ in self.folder.glob(f"{path.stem}.aside-*"))
+            aside = path.with_suffix(f".aside-{earlier}")
             path.replace(aside)
-            warnings.warn(f"record {path.name} cannot be used ({damage}); set aside as {aside.name}", stacklevel=3)
+            warnings.warn(f"record {path.name} cannot be used ({damage}); "
+                          f"set aside as {aside.name}", stacklevel=3)
             return None
         return record
 
 
 def table(records: Records, points: list[Point]) -> pd.DataFrame:
-    """The finished points as a table, one row a network and input set; numerical ranks beside the exact ones.
+    """The finished points as a table, one row a network and input set.
 
-    Numerical ranks of other weights than those of the exact rank (another machine may have trained them) are left out.
+    Numerical ranks stand beside the exact ones; those of other weights (another machine may have
+    trained them) are left out.
     """
     rows = []
     for point in (point for point in points if point.method == "exact"):
@@ -112,23 +129,24 @@ def table(records: Records, points: list[Point]) -> pd.DataFrame:
         if result is not None:
             numerical = records.get(Point.from_fields(point.fields | {"method": "svd"})) or {}
             same = numerical.get("weights") == result["weights"]
-            fields = {name: value for name, value in point.fields.items() if name != "method"}
-            rows.append({"key": point.key, "protocol": PROTOCOL} | fields | result
-                        | {name: numerical.get(name) if same else None for name in SVD_COLUMNS})
+            setting = {name: point.fields[name] for name in FIELDS if name != "method"}
+            counts = {name: numerical.get(name) if same else None for name in SVD_COLUMNS}
+            rows.append({"key": point.key, "protocol": PROTOCOL} | setting | result | counts)
     return pd.DataFrame(rows)
 
 
-def _read_table(path: Path) -> dict[Point, dict]:
+def _read_table(path: Path) -> dict[Point, dict[str, Any]]:
     """Point → result, from a table written by `table(…).to_csv`."""
     results = {}
     for row in pd.read_csv(path).astype(object).to_dict("records"):
         row = {name: None if pd.isna(value) else value for name, value in row.items()}
-        setting = {name: row.pop(name) for name in Point(Run(1, 0), 0, "", 0).fields if name != "method"}
+        setting = {name: row.pop(name) for name in FIELDS if name != "method"}
         exact = Point.from_fields(setting | {"method": "exact"})
         if row.pop("protocol") != PROTOCOL or row.pop("key") != exact.key:
             continue
         numerical = {name: row.pop(name) for name in SVD_COLUMNS}
         results[exact] = row
         if numerical["svd_seconds"] is not None:
-            results[Point.from_fields(setting | {"method": "svd"})] = numerical | {"weights": row["weights"]}
+            counted = Point.from_fields(setting | {"method": "svd"})
+            results[counted] = numerical | {"weights": row["weights"]}
     return results

@@ -1,7 +1,7 @@
-"""Train the canonical run, w = 30, and write its checkpoints with their exact ranks: `python tests/golden/make.py`.
+"""Train the canonical run, w = 30, and write its checkpoints with their exact ranks.
 
-It was run once; what it wrote is committed, so that anyone can check that the same seed gives the same weights, and the same
-weights the same integers.
+`python tests/golden/make.py` was run once; what it wrote is committed, so that anyone can check
+that the same seed gives the same weights, and the same weights the same integers.
 """
 
 import json
@@ -18,28 +18,34 @@ WIDTHS = [784, 30, 30, 30, 10]
 
 
 def window(x):
-    """The digits with all pixels black but the central 10 × 10: few enough for the rank to stay below every bound."""
+    """The digits with all pixels black but the central 10 × 10.
+
+    They are few enough for the rank to stay below every bound.
+    """
     kept = torch.zeros(28, 28, dtype=x.dtype)
     kept[9:19, 9:19] = 1
     return x * kept.flatten()
 
 
 def ranks(model):
-    """Exact ranks of the softmax head, far below sample bound (5,400) and parameter bound (25,599)."""
+    """Exact ranks of the softmax head, far below the bounds, 5,400 and 25,599."""
     digits = fd.mnist_sample(600, 600, seed=0)
     samples = {"train": window(digits.x_train), "test": window(digits.x_test)}
-    return {name: int(fd.batch_functional_dimension(model, x, head="softmax", progress=False)) for name, x in samples.items()}
+    return {name: int(fd.batch_functional_dimension(model, x, head="softmax", progress=False))
+            for name, x in samples.items()}
 
 
 def train():
     digits = fd.mnist_sample(600, 600, seed=0)
-    return fd.train(fd.relu_mlp(WIDTHS, seed=0), digits.x_train, digits.y_train, checkpoints=EPOCHS, seed=0, progress=False)
+    net = fd.relu_mlp(WIDTHS, seed=0)
+    return fd.train(net, digits.x_train, digits.y_train, checkpoints=EPOCHS, seed=0, progress=False)
 
 
 def main():
     kept = train()
     for checkpoint in kept:
-        save_file(checkpoint.model.state_dict(), HERE / f"w30_epoch{checkpoint.epoch:03}.safetensors")
+        path = HERE / f"w30_epoch{checkpoint.epoch:03}.safetensors"
+        save_file(checkpoint.model.state_dict(), path)
     table = {checkpoint.epoch: ranks(checkpoint.model) for checkpoint in kept}
     (HERE / "ranks.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(table, indent=1))

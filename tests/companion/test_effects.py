@@ -10,8 +10,9 @@ BOUND = 90
 
 def runs(*ranks, dead=(), width=5, inputs="train", bound=BOUND):
     """Two rows for each pair of ranks: a network before and after; seeds are numbered."""
-    return pd.DataFrame([{"inputs": inputs, "width": width, "seed": seed, "epoch": epoch, "exact": rank,
-                          "bound": bound, "sample_bound": bound, "dead": seed in dead and epoch == 9}
+    return pd.DataFrame([{"inputs": inputs, "width": width, "seed": seed, "epoch": epoch,
+                          "exact": rank, "bound": bound, "sample_bound": bound,
+                          "dead": seed in dead and epoch == 9}
                          for seed, pair in enumerate(ranks) for epoch, rank in zip((0, 9), pair)])
 
 
@@ -24,9 +25,10 @@ def judge(table, sign=-1, rank="exact"):
     ([(50, 40), (50, 60)], "mixed (1 of 2)", "mixed (1 of 2)"),
     ([(50, 40), (50, 50)], "mixed (1 of 2)", "fails (0 of 2)"),
     ([(50, 50), (50, 50)], "fails (0 of 2)", "fails (0 of 2)"),
-    # A rank at its bound can fall: none of these did, though smaller falls would not show. It cannot rise: nothing to judge.
+    # A rank at its bound can fall: none of these did, though smaller falls would not show.
+    # It cannot rise: nothing to judge.
     ([(BOUND, BOUND)], "no fall seen (0 of 1, 1 censored)", "no pair can tell"),
-    # A genuine fall beside a censored pair: the claim of a fall is mixed; of a rise neither pair can speak.
+    # A genuine fall beside a censored pair: a fall is mixed; of a rise neither pair can speak.
     ([(BOUND, BOUND), (BOUND, 80)], "mixed (1 of 2, 1 censored)", "no pair can tell"),
     ([(BOUND, 80)], "holds (1 of 1, chance 1/2)", "no pair can tell"),
     # Ending at the bound is a rise; beginning there is none.
@@ -39,7 +41,8 @@ def test_a_claim_is_judged_by_the_pairs_that_can_speak_about_its_direction(ranks
 
 
 def test_what_is_left_out_is_counted():
-    found = effects.pairs(runs((BOUND, BOUND), (BOUND, 80), (50, 60), (50, 9), dead=(3,)), "epoch", 0, 9)
+    table = runs((BOUND, BOUND), (BOUND, 80), (50, 60), (50, 9), dead=(3,))
+    found = effects.pairs(table, "epoch", 0, 9)
     rise, fall = effects.verdict(found, 1), effects.verdict(found, -1)
     assert (rise.counted, rise.capped, rise.dead, rise.censored) == (1, 2, 1, 0)
     assert (fall.counted, fall.capped, fall.dead, fall.censored) == (3, 0, 1, 1)
@@ -62,7 +65,8 @@ def test_the_placebo_compares_nudged_runs_on_the_digits_themselves():
 
 
 def test_only_pairs_count_and_they_are_in_order():
-    table = pd.concat([runs((50, 40), inputs="test"), runs((50, 30), width=30), runs((50, 60), (50, 70), width=5)]).iloc[:-1]
+    tables = [runs((50, 40), inputs="test"), runs((50, 30), width=30), runs((50, 60), (50, 70))]
+    table = pd.concat(tables).iloc[:-1]
     found = effects.pairs(table, "epoch", 0, 9)
     assert found.index.tolist() == [("train", 5, 0), ("train", 30, 0), ("test", 5, 0)]
     assert found.ratio.tolist() == [1.2, 0.6, 0.8]
@@ -72,7 +76,8 @@ def test_counts_of_singular_values_have_no_bound():
     table = runs((BOUND, BOUND)).assign(svd_float32_softmax=[120, 100])
     assert judge(table).word == "no fall seen"
     assert judge(table, rank="svd_float32_softmax").word == "holds"
-    assert judge(table.assign(svd_float32_softmax=[BOUND, 100]), sign=1, rank="svd_float32_softmax").word == "holds"
+    risen = table.assign(svd_float32_softmax=[BOUND, 100])
+    assert judge(risen, sign=1, rank="svd_float32_softmax").word == "holds"
 
 
 def test_readings_stand_side_by_side_for_the_counted_and_living():
@@ -87,7 +92,8 @@ def test_readings_stand_side_by_side_for_the_counted_and_living():
 
 
 def test_a_plateau_begins_where_no_later_rank_is_below_the_sample_bound():
-    ranks = {5: (40, BOUND), 10: (BOUND, BOUND), 15: (BOUND, 80), 20: (BOUND, BOUND), 30: (BOUND, BOUND)}
+    full = (BOUND, BOUND)
+    ranks = {5: (40, BOUND), 10: full, 15: (BOUND, 80), 20: full, 30: full}
     table = pd.concat([runs(pair, width=width) for width, pair in ranks.items()])
     assert effects.plateau(table) == 20
     assert effects.plateau(table[table.width <= 10]) == 10

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from papermill import inspect_notebook
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 

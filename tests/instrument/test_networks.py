@@ -57,30 +57,48 @@ def hooked():
     return net
 
 
+TANH = S(L(3, 4), nn.Tanh(), L(4, 2))
+DROPOUT = S(L(3, 4), R(), nn.Dropout(), L(4, 2))
+WIDTHS = S(L(3, 4), R(), L(5, 2))
+SHARED_TWICE = S(SHARED, R(), SHARED)
+SPECTRAL = S(parametrizations.spectral_norm(L(3, 2)))
+WEIGHT_NORM = S(parametrizations.weight_norm(L(3, 2)))
+
 MODELS = {  # model: (error, found, what to do)
-    "not a Sequential": (L(3, 2), TypeError, "model: found Linear, not a torch.nn.Sequential", "write it as nn.Sequential"),
-    "unsupported": (S(L(3, 4), nn.Tanh(), L(4, 2)), TypeError, "unsupported layer Tanh at position 1", "supported"),
-    "dropout": (S(L(3, 4), R(), nn.Dropout(), L(4, 2)), TypeError, "layer Dropout at position 2", "supported"),
-    "log-softmax": (S(L(3, 2), nn.LogSoftmax(dim=1)), TypeError, "layer LogSoftmax at position 1", "supported"),
-    "nested": (S(nn.Sequential(L(3, 2))), TypeError, "layer Sequential at position 0", "supported"),
-    "spectral norm": (S(parametrizations.spectral_norm(L(3, 2))), TypeError, "ParametrizedLinear", "supported"),
-    "weight norm": (S(parametrizations.weight_norm(L(3, 2))), TypeError, "ParametrizedLinear", "supported"),
-    "complex": (S(L(3, 2, dtype=torch.complex64)), TypeError, "dtype torch.complex64", "use a float dtype"),
-    "empty": (S(), ValueError, "model: found no Linear layer", ""),
-    "two Linear": (S(L(3, 4), L(4, 2)), ValueError, "unexpected Linear at position 1", "must alternate"),
-    "two ReLU": (S(L(3, 4), R(), R(), L(4, 2)), ValueError, "unexpected ReLU at position 2", "must alternate"),
-    "ends in ReLU": (S(L(3, 4), R()), ValueError, "ends in ReLU at position 1", "must be Linear"),
-    "widths": (S(L(3, 4), R(), L(5, 2)), ValueError, "position 2 takes 5 inputs", "the layer before gives 4"),
-    "shared layer": (S(SHARED, R(), SHARED), ValueError, "two layers share a parameter", "copy the shared layer"),
-    "tied weights": (tied(), ValueError, "two layers share a parameter", "copy the shared layer"),
-    "softmax over samples": (S(L(3, 2), nn.Softmax(dim=0)), ValueError, "Softmax(dim=0) mixes samples", "use Softmax(dim=1)"),
-    "own forward": (Residual(L(3, 3)), TypeError, "model: found Residual", "write it as nn.Sequential"),
-    "Flatten over samples": (S(nn.Flatten(0), L(3, 2)), ValueError, "Flatten(start_dim=0, end_dim=-1)", "use Flatten()"),
-    "weight buffer": (buffered("weight"), TypeError, "weight of Linear at position 0 is not a parameter", "nn.Parameter"),
-    "bias buffer": (buffered("bias"), TypeError, "bias of Linear at position 0 is not a parameter", "nn.Parameter"),
+    "not a Sequential": (
+        L(3, 2), TypeError, "model: found Linear, not a torch.nn.Sequential", "nn.Sequential(nn."),
+    "own forward": (
+        Residual(L(3, 3)), TypeError, "model: found Residual", "write it as nn.Sequential"),
     "hook": (hooked(), TypeError, "ReLU 1 has a forward hook", "remove the hook"),
-    "overlapping": (overlapping(), ValueError, "two layers share a parameter", "copy the shared layer"),
-    "NaN": (with_nan(), ValueError, "weight of Linear at position 2 is nan at [1, 3] (1 such", "clean or rescale"),
+    "unsupported": (TANH, TypeError, "unsupported layer Tanh at position 1", "supported"),
+    "dropout": (DROPOUT, TypeError, "layer Dropout at position 2", "supported"),
+    "log-softmax": (
+        S(L(3, 2), nn.LogSoftmax(dim=1)), TypeError, "LogSoftmax at position 1", "supported"),
+    "nested": (S(S(L(3, 2))), TypeError, "layer Sequential at position 0", "supported"),
+    "spectral norm": (SPECTRAL, TypeError, "ParametrizedLinear", "supported"),
+    "weight norm": (WEIGHT_NORM, TypeError, "ParametrizedLinear", "supported"),
+    "weight buffer": (
+        buffered("weight"), TypeError, "weight of Linear at position 0 is not", "nn.Parameter"),
+    "bias buffer": (
+        buffered("bias"), TypeError, "bias of Linear at position 0 is not", "nn.Parameter"),
+    "complex": (
+        S(L(3, 2, dtype=torch.complex64)), TypeError, "dtype torch.complex64", "a float dtype"),
+    "NaN": (
+        with_nan(), ValueError, "weight of Linear at position 2 is nan at [1, 3] (1 such", "clean"),
+    "empty": (S(), ValueError, "model: found no Linear layer", ""),
+    "two Linear": (
+        S(L(3, 4), L(4, 2)), ValueError, "unexpected Linear at position 1", "must alternate"),
+    "two ReLU": (
+        S(L(3, 4), R(), R(), L(4, 2)), ValueError, "unexpected ReLU at position 2", "alternate"),
+    "ends in ReLU": (S(L(3, 4), R()), ValueError, "ends in ReLU at position 1", "must be Linear"),
+    "widths": (WIDTHS, ValueError, "position 2 takes 5 inputs", "the layer before gives 4"),
+    "softmax over samples": (
+        S(L(3, 2), nn.Softmax(dim=0)), ValueError, "Softmax(dim=0) mixes samples", "Softmax(dim=1)"),
+    "Flatten over samples": (
+        S(nn.Flatten(0), L(3, 2)), ValueError, "Flatten(start_dim=0, end_dim=-1)", "use Flatten()"),
+    "shared layer": (SHARED_TWICE, ValueError, "two layers share a parameter", "copy the shared"),
+    "tied weights": (tied(), ValueError, "two layers share a parameter", "copy the shared layer"),
+    "overlapping": (overlapping(), ValueError, "two layers share a parameter", "copy the shared"),
 }
 
 
@@ -96,19 +114,23 @@ INPUTS = {
     "wrong width": (torch.zeros(4, 5), "x: found shape (4, 5)", "give shape (n, 3)"),
     "one dimension": (torch.zeros(3), "x: found shape (3,)", "of shape (n, 3)"),
     "empty": (torch.zeros(0, 3), "x: found shape (0, 3)", "non-empty sample"),
-    "NaN": (torch.tensor([[0.0, 1, 2], [0, 1, float("nan")]]), "x is nan at [1, 2]", "clean or rescale"),
+    "NaN": (torch.tensor([[0.0, 1, 2], [0, 1, torch.nan]]), "x is nan at [1, 2]", "clean or"),
     "objects": (np.full((2, 3), None), "x: found ndarray of dtype object", "array of real numbers"),
     "ragged": ([[1.0, 2.0, 3.0], [1.0]], "x: found list of dtype object", "array of real numbers"),
-    "sparse": (torch.eye(3).to_sparse(), "x: found dtype torch.float32, layout torch.sparse", "dense tensor"),
-    "64 bits": (np.full((2, 3), 2**64 - 1, np.uint64), "x: some values need more than the 53 bits", "round them first"),
-    "54 bits": (torch.full((2, 3), 2**53 + 1), "x: some values need more than the 53 bits of float64", "round them first"),
+    "sparse": (torch.eye(3).to_sparse(), "torch.float32, layout torch.sparse", "dense tensor"),
+    "64 bits": (
+        np.full((2, 3), 2**64 - 1, np.uint64), "x: some values need more than the 53", "round"),
+    "54 bits": (torch.full((2, 3), 2**53 + 1), "more than the 53 bits of float64", "round them"),
     "infinity": (np.array([[0.0, -np.inf, 0]]), "x is -inf at [0, 1]", "clean or rescale"),
-    "complex": (torch.zeros(2, 3, dtype=torch.complex64), "x: found dtype torch.complex64", "dense tensor of real inputs"),
+    "complex": (
+        torch.zeros(2, 3, dtype=torch.complex64), "x: found dtype torch.complex64", "real inputs"),
 }
 
 
 @pytest.mark.parametrize("case", INPUTS)
-@pytest.mark.parametrize("call", [fd.batch_functional_dimension, fd.activation_pattern, fd.jacobian, fd.spectrum])
+@pytest.mark.parametrize("call", [
+    fd.batch_functional_dimension, fd.activation_pattern, fd.jacobian, fd.spectrum,
+])
 def test_samples_that_cannot_be_read_say_why(case, call):
     x, found, advice = INPUTS[case]
     with pytest.raises(ValueError) as raised:
@@ -147,7 +169,7 @@ def test_a_jacobian_that_overflows_is_refused_where_the_exact_rank_is_not():
         for layer in net[::2]:
             layer.weight.fill_(1e200)
     assert int(fd.batch_functional_dimension(net, x)) == 4  # two affine outputs on two points
-    with pytest.raises(FloatingPointError, match=r"model: the Jacobian overflows .* method='exact'"):
+    with pytest.raises(FloatingPointError, match=r"model: the Jacobian overflows .*='exact'"):
         fd.batch_functional_dimension(net, x, method="svd")
 
 
@@ -157,8 +179,6 @@ def test_widths_and_other_arguments_are_checked():
     for n in (0, 1.5, "5", 1j, float("nan")):
         with pytest.raises(ValueError, match="n: found"):
             fd.dimension_bound(fd.relu_mlp([3, 2]), n)
-    with pytest.raises(ValueError, match="preset: found 'fast'; use one of 'quick', 'paper'"):
-        fd.get_preset("fast")
 
 
 def test_relu_mlp_is_glorot_with_zero_biases_and_leaves_the_global_seed_alone():
@@ -197,7 +217,8 @@ def test_jacobian_has_the_promised_order_of_rows_and_columns():
                 sides.append(f().detach().flatten())
             columns.append((sides[0] - sides[1]) / (2 * step))
         nn.utils.vector_to_parameters(flat, net.parameters())
-        torch.testing.assert_close(fd.jacobian(net, x, head=head), torch.stack(columns, dim=1), atol=1e-8, rtol=1e-6)
+        found, expected = fd.jacobian(net, x, head=head), torch.stack(columns, dim=1)
+        torch.testing.assert_close(found, expected, atol=1e-8, rtol=1e-6)
 
 
 def test_jacobian_keeps_the_precision_of_the_network():
@@ -226,7 +247,8 @@ def test_bounds_count_rescalings_and_the_common_shift(bias):
 
 
 def test_symmetries_keep_the_function_the_type_and_the_original():
-    net = nn.Sequential(nn.Flatten(), *fd.relu_mlp([4, 3, 5, 2], seed=0, bias_std=1.0), nn.Softmax(dim=1)).float()
+    layers = fd.relu_mlp([4, 3, 5, 2], seed=0, bias_std=1.0)
+    net = nn.Sequential(nn.Flatten(), *layers, nn.Softmax(dim=1)).float()
     x, before = torch.randn(6, 2, 2), [p.clone() for p in net.parameters()]
     for moved in (fd.rescale(net, [torch.tensor([1.0, 3.0, 0.2]), torch.full((5,), 7.0)]),
                   fd.permute(net, [[2, 0, 1], [4, 3, 2, 1, 0]])):
@@ -238,7 +260,8 @@ def test_symmetries_keep_the_function_the_type_and_the_original():
 
 
 @pytest.mark.parametrize("call, values, found", [
-    (fd.rescale, [[1.0, 2.0]], "factors: found shapes [(2,)]; give one vector for each hidden layer, of lengths [3]"),
+    (fd.rescale, [[1.0, 2.0]], "factors: found shapes [(2,)]; give one vector for each hidden "
+                               "layer, of lengths [3]"),
     (fd.rescale, [[1.0, -2.0, 1.0]], "every factor must be positive"),
     (fd.rescale, [[1.0, float("inf"), 1.0]], "every factor must be positive and finite"),
     (fd.permute, [[0, 0, 1]], "permutations: found [0, 0, 1]; give each of 0..2 once"),
@@ -258,7 +281,7 @@ def test_a_dimension_is_an_integer_and_a_sentence():
 
 
 def test_flushed_denormals_are_refused():
-    """With them flushed, a pre-activation of 1e-310 counts as 0 and its sign cannot be certified."""
+    """With them flushed, a pre-activation of 1e-310 counts as 0: its sign cannot be certified."""
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor cannot flush denormals")
     try:

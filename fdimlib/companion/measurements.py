@@ -1,0 +1,151 @@
+"""What is measured at a point: the network trained by the protocol, its ranks, how well it does."""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fdimlib.companion.data import add_noise, mnist_sample, randomize_labels
+from fdimlib.companion.experiments import CLASSES, HIDDEN_LAYERS, Point
+from fdimlib.companion.training import evaluate, train
+from fdimlib.dimension import (
+    batch_functional_dimension,
+    full_functional_dimension,
+    gaussian_inputs,
+)
+from fdimlib.numerical import numerical_rank, spectrum
+from fdimlib.patterns import activation_pattern
+from fdimlib.symmetries import dimension_bound, relu_mlp
+
+Outcome = dict[str, Any]
+"""{"result": a dict of JSON values} or {"error": a sentence}."""
+
+
+def compute(points: list[Point], device: str = "cpu") -> Iterator[tuple[Point, Outcome]]:
+    """The outcome at each of some points of one training run."""
+    run = points[0].run
+    needed = max([point.samples for point in points if point.inputs == "test"], default=1)
+    try:
+        digits = mnist_sample(run.n_train, needed, seed=run.seed, pool=run.digits)
+        x = add_noise(digits.x_train, run.noise, seed=run.seed)
+        y = randomize_labels(digits.y_train, run.random_labels, seed=run.seed)
+        epochs = sorted({point.epoch for point in points})
+        kept = train(relu_mlp(run.layers, seed=run.seed), x, y, checkpoints=epochs,
+                     epochs=max(1, epochs[-1]), seed=run.seed, progress=False)
+    except Exception as problem:
+        for point in points:
+            yield point, {"error": f"training: {type(problem).__name__}: {problem}"}
+        return
+    models = {checkpoint.epoch: checkpoint.model for checkpoint in kept}
+    samples: dict[str, tuple[Tensor, Tensor]] = {
+        "train": (x, y), "clean": (digits.x_train, y), "test": (digits.x_test, digits.y_test),
+    }
+    for point in points:
+        try:
+            labels = None
+            if point.inputs in samples:
+                inputs, labels = (values[: point.samples] for values in samples[point.inputs])
+            else:
+                inputs = gaussian_inputs(point.samples, seed=run.seed)
+            model = models[point.epoch]
+            if point.method == "svd":
+                yield point, {"result": _numerical(point, model, inputs, device)}
+            else:
+                yield point, {"result": _exact(point, model, inputs, labels, device)}
+        except Exception as problem:
+            yield point, {"error": f"{type(problem).__name__}: {problem}"}
+
+
+def _exact(
+    point: Point, model: nn.Sequential, x: Tensor, y: Tensor | None, device: str,
+) -> dict[str, Any]:
+    """The exact rank with the softmax head, its bounds, and how well the network does here."""
+    start = time.perf_counter()
+    if point.inputs == "growing":
+        dim = full_functional_dimension(model, head="softmax", seed=point.run.seed, device=device,
+                                        max_samples=point.samples, progress=False)
+        x = x[: dim.samples]
+    else:
+        dim = batch_functional_dimension(model, x, head="softmax", device=device,
+                                         progress=False)
+    seconds = time.perf_counter() - start
+    loss, accuracy = (None, None) if y is None else evaluate(model, x, y)
+    active = activation_pattern(model, x).reshape(len(x), HIDDEN_LAYERS, point.run.width)
+    layers_alive = active.any(dim=2).any(dim=0)
+    return {
+        "exact": dim.value,
+        "bound": dim.bound,
+        "sample_bound": (CLASSES - 1) * dim.samples,
+        "parameter_bound": dimension_bound(model, head="softmax"),
+        "parameters": dim.parameters,
+        "verified": dim.verified,
+        "zeros": dim.zero_preactivations,
+        "dead": not layers_alive.all().item(),
+        "patterns": len(torch.unique(active.flatten(1), dim=0)),
+        "inputs_used": dim.samples,
+        "reached_at": dim.reached_at,
+        "loss": loss,
+        "accuracy": accuracy,
+        "seconds": round(seconds, 3),
+        "weights": fingerprint(model),
+        "torch": torch.__version__.split("+")[0],
+        "prime": dim.primes[-1],
+    }
+
+
+def _numerical(point: Point, model: nn.Sequential, x: Tensor, device: str) -> dict[str, Any]:
+    """The paper's count: entries in float32 or float64, with softmax or logits.
+
+    The tolerance is always that of float64.
+    """
+    start = time.perf_counter()
+    logits = batch_functional_dimension(model, x, head="identity", device=device, progress=False)
+    found: dict[str, Any] = {"exact_logits": int(logits)}
+    shape = (len(x) * CLASSES, sum(p.numel() for p in model.parameters()))
+    for precision in (torch.float32, torch.float64):
+        rounded = relu_mlp(point.run.layers).to(device, precision)
+        rounded.load_state_dict(model.state_dict())
+        for head, name in (("softmax", "softmax"), ("identity", "logits")):
+            s = spectrum(rounded, x, head=head)
+            found[f"svd_{str(precision).removeprefix('torch.')}_{name}"] = numerical_rank(s, shape)
+    found["svd_seconds"] = round(time.perf_counter() - start, 3)
+    found["weights"] = fingerprint(model)
+    return found
+
+
+def fingerprint(model: nn.Sequential) -> str:
+    """A hash of the weights, bit by bit: two networks with the same one have the same rank."""
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.detach().to("cpu", torch.float64).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def ranks(result: dict[str, Any]) -> dict[str, Any]:
+    """The integers of a result that the weights decide."""
+    return {name: value for name, value in result.items()
+            if name.startswith(("exact", "svd")) and name != "svd_seconds"}
+
+
+def describe(point: Point, outcome: Outcome) -> str:
+    """A point and its outcome in a line."""
+    run = point.run
+    setting = [f"w = {run.width}", f"seed {run.seed}", f"epoch {point.epoch}",
+               f"{point.inputs} inputs"]
+    if run.noise:
+        setting.append(f"noise {run.noise:g}")
+    if run.random_labels:
+        setting.append(f"random labels {run.random_labels:.0%}")
+    return f"{', '.join(setting)}: {_found(outcome)}"
+
+
+def _found(outcome: Outcome) -> str:
+    if "error" in outcome:
+        return str(outcome["error"])
+    result = outcome["result"]
+    if "exact" in result:
+        return f"rank {result['exact']:,} of at most {result['bound']:,}"
+    return f"float32 count {result['svd_float32_softmax']:,.0f}"

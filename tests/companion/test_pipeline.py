@@ -1,0 +1,111 @@
+"""`fdimlib figures`, the figure files, and the Checks that end a notebook."""
+
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+
+import fdimlib.__main__ as command_line
+from fdimlib.companion import commands, figures
+
+ROOT = Path(__file__).parents[2]
+
+GOOD = """
+import matplotlib.pyplot as plt
+from fdimlib.companion import figures
+fig, ax = plt.subplots()
+figures.save(fig, "01_1_good", "A square.", preset=preset, seeds=0, method="none",
+             alt="an empty square")
+checks = figures.Checks()
+checks.add("1 < 2", 1, 1 < 2)
+checks.add("preset arrives", preset, preset == "paper")
+checks
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of three tiny notebooks: one works, one fails, one takes no preset."""
+    preset = 'preset: str = "quick"  # quick, paper'
+    cells = {"01_good": (preset, GOOD),
+             "02_bad": (preset, 'print("before")\nraise ArithmeticError("on purpose")'),
+             "03_other": ("wrong: int = 1  # not a preset", "1 + 1")}
+    (tmp_path / "notebooks").mkdir()
+    for name, (parameters, code) in cells.items():
+        book = nbformat.v4.new_notebook(cells=[
+            nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell(code),
+        ])
+        book.metadata.kernelspec = {
+            "name": "python3", "display_name": "Python 3", "language": "python",
+        }
+        nbformat.write(book, tmp_path / "notebooks" / f"{name}.ipynb")
+    monkeypatch.setattr(commands, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(commands, "EXECUTED", tmp_path / "executed")
+    monkeypatch.setattr(figures, "REPOSITORY", tmp_path)
+    monkeypatch.setenv("FDIMLIB_FIGURES", str(tmp_path / "figures"))
+    return tmp_path
+
+
+def test_a_failing_notebook_is_named_and_does_not_stop_the_others(folder, capsys):
+    committed = {path: path.read_bytes() for path in (folder / "notebooks").iterdir()}
+    status = command_line.main(["figures", "--preset", "paper"])
+    printed = capsys.readouterr().out
+    assert status == 2
+    assert re.search(r"01_good +\d+ +1 +2 of 2", printed)
+    assert "02_bad failed: cell In [3] raised ArithmeticError: on purpose" in printed
+    assert str(folder / "executed" / "paper" / "02_bad.ipynb") in printed
+    assert "03_other failed: ValueError: takes no parameter 'preset'" in printed
+    assert "(its parameters: wrong)" in printed
+    assert "before" in (folder / "executed" / "paper" / "02_bad.ipynb").read_text()
+    written = {path.name for path in (folder / "figures").iterdir()}
+    assert {"01_1_good_paper.png", "01_1_good_paper.pdf"} <= written
+    assert "A square." in (folder / "figures" / "README.md").read_text()
+    assert committed == {path: path.read_bytes() for path in (folder / "notebooks").iterdir()}
+
+
+def test_only_chooses_by_name_or_number_and_lists_what_there_is(folder, capsys):
+    assert command_line.main(["figures", "--only", "notebooks/01_good.ipynb"]) == 0
+    chosen = [path.name for path in commands._choose(["02", "01_good"])]
+    assert chosen == ["01_good.ipynb", "02_bad.ipynb"]
+    with pytest.raises(SystemExit, match="found 99_none; choose among 01_good, 02_bad, 03_other"):
+        command_line.main(["figures", "--only", "99_none"])
+
+
+def test_cuda_is_refused_where_there_is_none(folder, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"--device: found cuda, .* use --device cpu"):
+        command_line.main(["figures", "--device", "cuda"])
+
+
+def test_figures_are_the_same_bytes_each_time(tmp_path, monkeypatch):
+    figures.use_style()
+    monkeypatch.setenv("FDIMLIB_FIGURES", str(tmp_path))
+    written = []
+    for _ in range(2):
+        fig, ax = plt.subplots()
+        ax.plot([0, 1], [1, 0], label="Df_θ(X)")
+        figures.save(fig, "01_1_line", "A line.", preset="quick", seeds="0", method="none",
+                     alt="a falling line")
+        written.append([(tmp_path / f"01_1_line.{kind}").read_bytes() for kind in ("png", "pdf")])
+    assert written[0] == written[1]
+
+
+def test_the_index_of_the_committed_figures_is_up_to_date(tmp_path):
+    for path in (ROOT / "figures").glob("*.png"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert figures.write_index(tmp_path).read_text() == (ROOT / "figures" / "README.md").read_text()
+
+
+def test_checks_count_what_holds_and_escape_what_they_show():
+    checks = figures.Checks()
+    checks.add("r < P", "3 < 7", True)
+    checks.add("r = 4", 3, False)
+    data, metadata = checks._repr_mimebundle_()
+    assert metadata == {"fdimlib": {"held": 1, "of": 2}}
+    assert data["text/plain"].splitlines() == [
+        "statement | measured | holds", "r < P | 3 < 7 | yes", "r = 4 | 3 | NO",
+    ]
+    assert "r &lt; P" in data["text/html"]
