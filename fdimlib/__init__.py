@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         full_functional_dimension,
         gaussian_inputs,
     )
+    from fdimlib.explanation import Explanation, explain
     from fdimlib.files import load_network
     from fdimlib.numerical import jacobian, numerical_rank, spectrum
     from fdimlib.patterns import activation_pattern
@@ -30,6 +31,7 @@ _ROOMS = {
     "dimension": (
         "Dimension", "batch_functional_dimension", "full_functional_dimension", "gaussian_inputs",
     ),
+    "explanation": ("Explanation", "explain"),
     "files": ("load_network",),
     "numerical": ("jacobian", "numerical_rank", "spectrum"),
     "patterns": ("activation_pattern",),
@@ -38,10 +40,11 @@ _ROOMS = {
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
-    "Checkpoint", "Dimension", "Sample", "activation_pattern", "add_noise",
-    "batch_functional_dimension", "dimension_bound", "evaluate", "full_functional_dimension",
-    "gaussian_inputs", "get_preset", "jacobian", "load_network", "mnist_sample", "numerical_rank",
-    "permute", "randomize_labels", "relu_mlp", "rescale", "spectrum", "train",
+    "Checkpoint", "Dimension", "Explanation", "Sample", "activation_pattern", "add_noise",
+    "batch_functional_dimension", "dimension_bound", "evaluate", "explain",
+    "full_functional_dimension", "gaussian_inputs", "get_preset", "jacobian", "load_network",
+    "mnist_sample", "numerical_rank", "permute", "randomize_labels", "relu_mlp", "rescale",
+    "spectrum", "train",
 ]
 
 

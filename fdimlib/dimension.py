@@ -170,7 +170,7 @@ def batch_functional_dimension(
         parameters = _parameters_modulo(field, layers, at, draws)
         softmax = network.head == "softmax"
         rows = partial(KroneckerRows, parameters, signs, field.image(x), softmax, field)
-        runs[prime] = _settle(rows, field, draws, bound, progress)
+        runs[prime] = settle(rows, field, draws, bound, progress)
         if runs[prime].rank == bound:
             break
     best = max(runs.values(), key=lambda run: (run.rank, run.verified))
@@ -194,7 +194,7 @@ def _parameters_modulo(field: PrimeField, layers: list[tuple[Tensor, Tensor | No
             for weight, bias in layers]
 
 
-def _settle(rows: Callable[[np.random.Generator], RowSource], field: PrimeField, draws: Draws,
+def settle(rows: Callable[[np.random.Generator], RowSource], field: PrimeField, draws: Draws,
             bound: int, progress: bool) -> Elimination:
     """Eliminate the rows, with a fresh D as long as a check fails; the best of at most ATTEMPTS.
 
