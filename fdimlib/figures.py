@@ -84,7 +84,10 @@ def draw_seeds(ax, table: pd.DataFrame, x: str, y: str, color, *, label: str | N
 
 
 def ratio_axis(ax, low: float = 0.1, high: float = 10) -> None:
-    """An axis for ratios: their logarithm on a square-root scale, so that both 1.03 and 3 can be told from 1."""
+    """An axis for ratios: their logarithm on a square-root scale, so that both 1.03 and 3 can be told from 1.
+
+    Two percent look large on it, so it says at 1 that it is stretched there, and marks 0.98 and 1.02.
+    """
     def forward(ratio):
         log = np.log(np.maximum(ratio, 1e-9))  # before they are placed, tick labels stand at 0
         return np.sign(log) * np.sqrt(np.abs(log))
@@ -93,7 +96,9 @@ def ratio_axis(ax, low: float = 0.1, high: float = 10) -> None:
     ax.set_xlim(low, high)
     ticks = [tick for tick in (0.1, 0.5, 0.9, 1.1, 2, 10) if low <= tick <= high]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.minorticks_off()
+    ax.set_xticks([0.98, 1, 1.02], ["", "1\nstretched: small ticks at 0.98, 1.02", ""], minor=True)
+    pad = mpl.rcParams["xtick.major.size"] + mpl.rcParams["xtick.major.pad"] - mpl.rcParams["xtick.minor.size"]
+    ax.tick_params(axis="x", which="minor", pad=pad, labelsize=mpl.rcParams["xtick.labelsize"], labelcolor="0.25")
 
 
 def spread(values: pd.Series, spec: str = ",.0f") -> str:
