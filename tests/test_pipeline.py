@@ -242,14 +242,14 @@ def test_what_training_does_in_the_readme_is_computed_from_the_tables(tables):
     early = seeds_that(-1, training, "epoch", 0, 40, "test", 30)
     falls = [seeds_that(-1, full, "epoch", 0, 680, "growing", w) for w in (10, 20, 30)]
     least = effects.pairs(full, "epoch", 0, 680).loc["growing"].ratio.loc[[10, 20, 30]].min()
-    rises = {w: seeds_that(1, training, "epoch", 0, 680, "test", w) for w in (5, 10, 15, 20, 30, 45)}
+    rises = {w: seeds_that(1, training, "epoch", 0, 680, "test", w) for w in (2, 3, 5, 10, 15, 20, 30, 45)}
     wide = effects.pairs(training, "epoch", 0, 680).loc["test"].ratio.loc[30]
     assert falls[0] == falls[1] == falls[2] and 0.99 <= least < 0.995
     assert rises[5] == rises[10] == rises[20] and wide.between(0.98, 1.02).all() and not wide.between(0.99, 1.01).all()
     samples = training[(training.inputs == "test") & (training.width == 30)].samples.unique().item()
     assert numbers(findings()[4]) == written(
         0, 40, 30, samples, *early, 0, 680, *falls[0], 10, 20, 30, 1,
-        *rises[5], 5, 10, 20, *rises[15], 15, *rises[30], 30, 2, *rises[45], 45)
+        *rises[5], 5, 10, 20, *rises[15], 15, *rises[30], 30, 2, *rises[45], 45, *rises[2], 2, *rises[3], 3)
 
 
 def test_what_the_count_does_in_the_readme_is_computed_from_the_tables(tables):
