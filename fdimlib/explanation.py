@@ -128,12 +128,16 @@ def explain(
     dimension = batch_functional_dimension(model, x, head=head, device=device, progress=progress)
     network = read_network(model, head)
     inputs = read_inputs(network, x).to(device or network.linears[0].weight.device)
-    view = _View(network, inputs, PrimeField(dimension.primes[-1]))
+    return Explanation(dimension, tuple(kernel_terms(network, inputs, dimension.primes[-1])))
+
+
+def kernel_terms(network: Network, x: Tensor, prime: int) -> list[Term]:
+    """The terms alone, without the rank: a small part of its time."""
+    view = _View(network, x, PrimeField(prime))
     terms = [*view.silent(), *view.blind(), *view.symmetries()]
-    left = dimension.parameters - sum(count for _, _, count in terms)
-    most = dimension.samples * network.outputs
-    terms.append(("sample too small", 0, max(0, left - most)))
-    return Explanation(dimension, tuple(terms))
+    left = network.parameters - sum(count for _, _, count in terms)
+    terms.append(("sample too small", 0, max(0, left - len(x) * network.outputs)))
+    return terms
 
 
 class _View:

@@ -71,7 +71,8 @@ class Point:
         inputs: "train", the inputs it was trained on, noise included; "clean", the same digits
             without the noise; "test"; "gaussian", N(0.5, 1) pixels; "growing", a Gaussian sample
             that grows until the rank is r*(θ), or to `samples` inputs.
-        method: "exact", or "svd": the paper's numerical rank in its four variants.
+        method: "exact"; "svd", the paper's numerical rank in its four variants; "explain", the
+            terms of `explanation` without the rank; "losses", the loss of every epoch so far.
     """
 
     run: Run
@@ -159,6 +160,19 @@ def _training(sizes: Preset) -> Iterator[Point]:
     yield from _counted(runs, (0, *sizes.checkpoints), sizes)
 
 
+def _explanation(sizes: Preset) -> Iterator[Point]:
+    """Where P − rank goes along training, on the training digits."""
+    for run in _runs(sizes.explained_widths, sizes):
+        for epoch in sizes.epochs_on("train", run.width):
+            yield Point(run, epoch, "train", sizes.n_train, "explain")
+
+
+def _losses(sizes: Preset) -> Iterator[Point]:
+    """The loss of every epoch, of the runs that are explained."""
+    for run in _runs(sizes.explained_widths, sizes):
+        yield Point(run, sizes.checkpoints[-1], "train", sizes.n_train, "losses")
+
+
 def _width(sizes: Preset) -> Iterator[Point]:
     """E2: ranks after training against the width, and before it for comparison."""
     samples = {"train": sizes.n_train, "test": sizes.n_test, "gaussian": sizes.n_test}
@@ -223,5 +237,6 @@ def _full(sizes: Preset) -> Iterator[Point]:
 
 TABLES: dict[str, Callable[[Preset], Iterable[Point]]] = {
     "training": _training, "width": _width, "noise": _noise, "labels": _labels,
-    "placebo": _placebo, "full_dimension": _full,
+    "placebo": _placebo, "full_dimension": _full, "explanation": _explanation,
+    "losses": _losses,
 }

@@ -16,8 +16,11 @@ from fdimlib.dimension import (
     full_functional_dimension,
     gaussian_inputs,
 )
+from fdimlib.explanation import kernel_terms
+from fdimlib.finite_field import primes
 from fdimlib.numerical import numerical_rank, spectrum
 from fdimlib.patterns import activation_pattern
+from fdimlib.reading import read_network
 from fdimlib.symmetries import dimension_bound, relu_mlp
 
 Outcome = dict[str, Any]
@@ -39,7 +42,7 @@ def compute(points: list[Point], device: str = "cpu") -> Iterator[tuple[Point, O
         for point in points:
             yield point, {"error": f"training: {type(problem).__name__}: {problem}"}
         return
-    models = {checkpoint.epoch: checkpoint.model for checkpoint in kept}
+    at = {checkpoint.epoch: checkpoint for checkpoint in kept}
     samples: dict[str, tuple[Tensor, Tensor]] = {
         "train": (x, y), "clean": (digits.x_train, y), "test": (digits.x_test, digits.y_test),
     }
@@ -50,9 +53,14 @@ def compute(points: list[Point], device: str = "cpu") -> Iterator[tuple[Point, O
                 inputs, labels = (values[: point.samples] for values in samples[point.inputs])
             else:
                 inputs = gaussian_inputs(point.samples, seed=run.seed)
-            model = models[point.epoch]
+            model = at[point.epoch].model
             if point.method == "svd":
                 yield point, {"result": _numerical(point, model, inputs, device)}
+            elif point.method == "explain":
+                yield point, {"result": _explained(model, inputs)}
+            elif point.method == "losses":
+                losses = " ".join(f"{loss:.4g}" for loss in at[point.epoch].history)
+                yield point, {"result": {"losses": losses, "weights": fingerprint(model)}}
             else:
                 yield point, {"result": _exact(point, model, inputs, labels, device)}
         except Exception as problem:
@@ -116,6 +124,25 @@ def _numerical(point: Point, model: nn.Sequential, x: Tensor, device: str) -> di
     return found
 
 
+def _explained(model: nn.Sequential, x: Tensor) -> dict[str, Any]:
+    """The terms of `explanation` with the softmax head, and how active the units are."""
+    start = time.perf_counter()
+    network = read_network(model, "softmax")
+    terms = kernel_terms(network, x, primes(1)[0])
+    active = activation_pattern(model, x).reshape(len(x), HIDDEN_LAYERS, -1)
+    found: dict[str, Any] = {"parameters": network.parameters}
+    found["explained"] = sum(count for _, _, count in terms)
+    for term, layer, count in terms:
+        found[f"{term} {layer}".removesuffix(" 0").replace(" ", "_")] = count
+    for layer in range(HIDDEN_LAYERS):
+        found[f"active_share_{layer + 1}"] = round(active[:, layer].double().mean().item(), 6)
+        found[f"units_alive_{layer + 1}"] = int(active[:, layer].any(dim=0).sum())
+    found["patterns"] = len(torch.unique(active.flatten(1), dim=0))
+    found["seconds"] = round(time.perf_counter() - start, 3)
+    found["weights"] = fingerprint(model)
+    return found
+
+
 def fingerprint(model: nn.Sequential) -> str:
     """A hash of the weights, bit by bit: two networks with the same one have the same rank."""
     digest = hashlib.sha256()
@@ -146,6 +173,10 @@ def _found(outcome: Outcome) -> str:
     if "error" in outcome:
         return str(outcome["error"])
     result = outcome["result"]
+    if "explained" in result:
+        return f"{result['explained']:,} of {result['parameters']:,} dimensions explained"
+    if "losses" in result:
+        return f"last loss {result['losses'].split()[-1]}"
     if "exact" in result:
         return f"rank {result['exact']:,} of at most {result['bound']:,}"
     return f"float32 count {result['svd_float32_softmax']:,.0f}"

@@ -32,6 +32,7 @@ class Preset:
         placebo_epochs: when these are looked at.
         full_widths: widths for the full functional dimension.
         full_samples: Gaussian inputs at most.
+        explained_widths: widths for which the missing dimensions are explained along training.
     """
 
     digits: int
@@ -58,6 +59,7 @@ class Preset:
     placebo_epochs: tuple[int, ...]
     full_widths: tuple[int, ...]
     full_samples: int
+    explained_widths: tuple[int, ...] = ()
 
     def seeds_of(self, width: int) -> tuple[int, ...]:
         return self.other_seeds.get(width, self.seeds)
@@ -103,7 +105,7 @@ PRESETS = {
         svd_inputs=600, svd={}, svd_gaussian={},
         levels=(0.0, 5.0), level_widths=(10, 20, 30), shares=(0.0, 1.0), share_widths=(10, 20, 30),
         end_widths=(), placebo={10: 3, 30: 1}, placebo_epochs=(40, 3000),
-        full_widths=(), full_samples=25_000,
+        full_widths=(), full_samples=25_000, explained_widths=(5, 10, 15, 20, 30, 45),
     ),
 }
 """quick: minutes. paper: the released script's sizes. large: a larger setting of the authors'."""

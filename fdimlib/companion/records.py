@@ -124,7 +124,7 @@ def table(records: Records, points: list[Point]) -> pd.DataFrame:
     trained them) are left out.
     """
     rows = []
-    for point in (point for point in points if point.method == "exact"):
+    for point in (point for point in points if point.method != "svd"):
         result = records.get(point)
         if result is not None:
             numerical = records.get(Point.from_fields(point.fields | {"method": "svd"})) or {}
@@ -141,11 +141,13 @@ def _read_table(path: Path) -> dict[Point, dict[str, Any]]:
     for row in pd.read_csv(path).astype(object).to_dict("records"):
         row = {name: None if pd.isna(value) else value for name, value in row.items()}
         setting = {name: row.pop(name) for name in FIELDS if name != "method"}
-        exact = Point.from_fields(setting | {"method": "exact"})
-        if row.pop("protocol") != PROTOCOL or row.pop("key") != exact.key:
+        told_by = {"explained": "explain", "losses": "losses", "exact": "exact"}
+        method = next(method for column, method in told_by.items() if column in row)
+        point = Point.from_fields(setting | {"method": method})
+        if row.pop("protocol") != PROTOCOL or row.pop("key") != point.key:
             continue
         numerical = {name: row.pop(name) for name in SVD_COLUMNS}
-        results[exact] = row
+        results[point] = row
         if numerical["svd_seconds"] is not None:
             counted = Point.from_fields(setting | {"method": "svd"})
             results[counted] = numerical | {"weights": row["weights"]}

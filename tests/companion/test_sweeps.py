@@ -236,3 +236,28 @@ def test_runs_and_points_do_not_share_their_keys():
 def test_a_preset_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="preset: found 'fast'; use one of 'quick', 'paper'"):
         fd.get_preset("fast")
+
+
+@pytest.mark.parametrize("method, column", [("explain", "explained"), ("losses", "losses")])
+def test_other_measurements_have_tables_that_count_as_records(method, column, tmp_path):
+    exact = POINTS[1]
+    point = Point.from_fields(exact.fields | {"method": method, "epoch": 2})
+    records = Records(tmp_path / "records")
+    assert sweeps.sweep([point], records, progress=False) == []
+    path = tmp_path / "table.csv"
+    table(records, [point]).to_csv(path, index=False)
+    again = Records(tmp_path / "none", [path]).get(point)
+    assert again == records.get(point) and column in again
+
+
+def test_the_explained_dimensions_are_those_of_the_explanation(tmp_path):
+    point = Point.from_fields(POINTS[1].fields | {"method": "explain", "epoch": 0})
+    records = Records(tmp_path)
+    sweeps.sweep([point], records, progress=False)
+    digits = fd.mnist_sample(point.samples, 1, seed=point.run.seed)
+    net = fd.relu_mlp(point.run.layers, seed=point.run.seed)
+    why = fd.explain(net, digits.x_train, head="softmax", progress=False)
+    found = records.get(point)
+    assert found["explained"] == why.explained and found["parameters"] == why.dimension.parameters
+    blind = [count for term, _, count in why.terms if term == "blind spots"]
+    assert [found[f"blind_spots_{layer}"] for layer in range(1, 5)] == blind
