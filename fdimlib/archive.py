@@ -18,6 +18,7 @@ sizes are left alone, and a pickled tensor is refused. Which programs can be rea
 import json
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,17 @@ from torch import Tensor, nn
 
 from fdimlib.exported import chain
 
-SCHEMA = 8  # major version of the program's JSON in torch 2.13
+SCHEMA = 8  # major version of the program's JSON, in torch 2.13 and 2.14
 DTYPES = {6: torch.float16, 7: torch.float32, 8: torch.float64, 13: torch.bfloat16}
 """The floating dtypes by their numbers there (`torch._export.serde.schema.ScalarType`)."""
+
+DAMAGE = (
+    # of the zip file
+    zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError,
+    # of the JSON: no such text, or of another form
+    json.JSONDecodeError, UnicodeDecodeError, RecursionError,
+    AttributeError, LookupError, TypeError,
+)
 
 
 def read_archive(path: Path) -> nn.Sequential:
@@ -42,10 +51,9 @@ def read_archive(path: Path) -> nn.Sequential:
         with zipfile.ZipFile(path) as file:
             archive = Archive(file)
             return nn.Sequential(*chain(archive.program(), archive.parameter))
-    except (zipfile.BadZipFile, json.JSONDecodeError, UnicodeDecodeError, AttributeError,
-            LookupError, TypeError) as damage:
-        raise ValueError(f"path: {path.name} is not an archive as torch.export.save of torch 2.13 "
-                         f"writes it ({type(damage).__name__}: {damage})") from None
+    except DAMAGE as damage:
+        raise ValueError(f"path: {path.name} is not an archive as torch.export.save writes it "
+                         f"in torch 2.13 ({type(damage).__name__}: {damage})") from None
 
 
 class Archive:
@@ -79,7 +87,7 @@ class Archive:
         version = exported["schema_version"]["major"]
         if version != SCHEMA:
             raise ValueError(f"path: its program is written in schema {version}; "
-                             f"schema {SCHEMA}, of torch 2.13, can be read: export it again")
+                             f"schema {SCHEMA}, of torch 2.13 and 2.14, can be read")
         program: dict[str, Any] = exported["graph_module"]
         return program
 

@@ -7,6 +7,7 @@ Pickles (`.pt`, `.pth`, object arrays) are refused: unpickling runs what the fil
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -107,7 +108,7 @@ def load_inputs(path: str | Path) -> np.ndarray:
         raise FileNotFoundError(f"x: there is no file {path}")
     try:
         found = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as damage:
+    except (ValueError, EOFError, OSError, TokenError) as damage:
         raise ValueError(f"x: {path.name} is not an array of numbers as numpy.save writes it "
                          f"({damage})") from None
     if not isinstance(found, np.ndarray):

@@ -80,8 +80,9 @@ def test_readme_commands_are_real():
     targets = set(re.findall(r"^(?:.*`)?make (\w+)", README, re.MULTILINE))
     assert {"figures", "test", "lab"} <= targets
     assert [t for t in targets if not re.search(rf"^{t}:", makefile, re.MULTILINE)] == []
-    blocks = "".join(re.findall(r"^```\n(.*?)^```", README, re.DOTALL | re.MULTILINE))
-    calls = re.findall(r"^(?:python -m )?fdimlib ([^\n#]+)", blocks, re.MULTILINE)
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    commands = "".join(content for language, content in blocks if not language)
+    calls = re.findall(r"^(?:python -m )?fdimlib ([^\n#]+)", commands, re.MULTILINE)
     assert {shlex.split(call)[0] for call in calls} >= {"rank", "figures", "sweep"}
     for call in calls:
         with pytest.raises(SystemExit) as stopped:

@@ -15,7 +15,7 @@ from IPython.display import Image, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL.PngImagePlugin import PngImageFile
+from PIL import Image as PngFile
 
 from fdimlib.companion import REPOSITORY
 
@@ -142,11 +142,11 @@ def write_index(target: Path) -> Path:
              "Made by `make figures`; this page is generated. The PDF of each figure and, under "
              "`data/`, the table behind it have the same name.", ""]
     for path in sorted(target.glob("[0-9]*.png")):
-        with PngImageFile(path) as picture:
-            text = picture.text
+        with PngFile.open(path) as picture:
+            text = picture.info  # stands before the pixels, which need not be read
         notebook = next((REPOSITORY / "notebooks").glob(f"{path.name[:2]}_*.ipynb")).name
         lines += [f"## {path.stem}", "", f"![{text['Comment']}]({path.name})", "",
-                  str(text["Description"]), "",
+                  text["Description"], "",
                   f"Notebook: [{notebook}](../notebooks/{notebook})", ""]
     index = target / "README.md"
     index.write_text("\n".join(lines), encoding="utf-8")

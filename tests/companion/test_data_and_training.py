@@ -187,6 +187,7 @@ print(*(fingerprint(checkpoint.model) for checkpoint in kept))
 """
 
 
+@pytest.mark.slow
 def test_training_gives_the_same_bits_with_other_processor_instructions():
     """Sums in another order, as on an older processor.
 

@@ -47,6 +47,7 @@ def finished(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_loses_nothing_finished_and_computes_nothing_twice(tmp_path):
     rng, kept = random.Random(0), {}
     for _ in range(3):
@@ -66,6 +67,7 @@ def test_a_killed_sweep_loses_nothing_finished_and_computes_nothing_twice(tmp_pa
     assert len(table(Records(tmp_path), POINTS)) == len(POINTS)
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_share_the_work(tmp_path):
     outputs = [process.communicate() for process in [start(tmp_path), start(tmp_path)]]
     assert [error for _, error in outputs] == ["", ""]
@@ -73,6 +75,7 @@ def test_two_sweeps_at_once_share_the_work(tmp_path):
     assert sorted(first + second) == sorted(point.key for point in POINTS)
 
 
+@pytest.mark.slow
 def test_interrupted_sweeps_go_on(tmp_path):
     process = start(tmp_path)
     process.stdout.readline()
@@ -179,6 +182,7 @@ def test_results_of_large_presets_come_from_the_records(tmp_path, monkeypatch):
     assert len(anew) == 3 and anew.exact.tolist()[:2] == found.exact.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cluster", ["debug", "local"])
 def test_submitit_writes_the_same_records(cluster, tmp_path):
     records, expected = Records(tmp_path / cluster), Records(tmp_path / "here")

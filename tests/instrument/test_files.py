@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import random
 import shutil
 import zipfile
 
@@ -267,6 +268,24 @@ def test_damaged_archives_are_refused(damage, archive, tmp_path):
     changes, message = DAMAGES[damage]
     with pytest.raises(ValueError, match=message):
         load_network(changed(archive, tmp_path / "net.pt2", changes))
+
+
+@pytest.mark.parametrize("name", ["net.pt2", "net.safetensors", "x.npy"])
+def test_files_with_wrong_bytes_are_read_or_refused(name, stored, archive):
+    """300 files with a few bytes changed, some cut: a ValueError, if any error."""
+    shutil.copy(archive, stored)
+    path, rng = stored / name, random.Random(0)
+    content, refused = path.read_bytes(), 0
+    for _ in range(300):
+        changed = bytearray(content)
+        for _ in range(rng.choice([1, 2, 5])):
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+        path.write_bytes(changed[: rng.choice([len(changed), rng.randrange(len(changed))])])
+        try:
+            load_inputs(path) if name == "x.npy" else load_network(path)
+        except ValueError:
+            refused += 1
+    assert refused > 100
 
 
 def test_files_that_are_no_archive_are_refused(tmp_path):
