@@ -104,13 +104,13 @@ class _Pace:
         return gain < LOOK * self.usual
 
     def learn_from_looking(self, gain: float, share_left: float) -> None:
-        """In vain it was, when most rows are still there."""
+        """Looking was in vain when most rows are still there."""
         self.usual = gain if share_left > LOOK else self.outputs
 
 
 @dataclass(frozen=True)
 class _LastGain:
-    """Rows of several samples, tried in no order, that raised the rank, and the factor before."""
+    """Rows of several samples that raised the rank when tried in no order; the factor before."""
 
     before: Factor
     rows: Tensor
@@ -146,17 +146,19 @@ class _Eliminator:
 
     def pass_over(self, rows: Tensor, bar: tqdm) -> Tensor:
         """Eliminate rows, some samples at a time; return those to be tried again."""
-        rows, outputs = rows.sort().values, self.source.outputs
+        outputs = self.source.outputs
+        rows = rows.sort().values
         pace = _Pace(outputs, size=BLOCK, per_sample=outputs, usual=outputs)
         aside = [rows[:0]]
         while len(rows) and not self.done:
-            ahead, before = len(rows), self.factor
+            ahead = len(rows)
+            before = self.factor
             taken = pace.begin_block(rows)
             some, rows = rows[:taken], rows[taken:]
             aside.append(self.eliminate_samples(some, pace.per_sample, pace.size))
             samples = len(torch.unique_consecutive(some // outputs))
             raised = self.factor.rank - before.rank
-            if raised:
+            if raised:  # the last sample that matters is among these
                 any_order = samples > 1 and not pace.in_order
                 self.last_gain = _LastGain(before, some) if any_order else None
             gain = raised / samples
