@@ -7,10 +7,10 @@ rank but for a probability of degree / (p − 1) (Schwartz, Zippel; measured: ne
 does not pass unseen: for any D, rank K ≤ rank J, and the checks of `certificate` speak of J.
 
 How. Rows come in blocks. Each block is eliminated by the rows already kept, the *pivots*, of which
-`factor` holds K_pivots = L Δ Lᵀ, then within itself. Dependent rows are dropped at once, so memory
-is O(r²), and time O(rows · r²), in matrix products. It stops when r meets a known bound. A row of
-zero diagonal that fails the row test is independent of the pivots so far and merely isotropic for
-D; it is kept aside and tried again after others.
+`factor` holds K_pivots = L Δ Lᵀ, then within itself. Dependent rows are dropped at once, so memory,
+beside that of the source, is O(r²), and time O(rows · r²), in matrix products. It stops when r
+meets a known bound. A row of zero diagonal that fails the row test is independent of the pivots so
+far and merely isotropic for D; it is kept aside and tried again after others.
 
 Which rows next. Rows that add nothing are recognised sooner, by the row test on rows ahead. So of
 a sample's rows as many are eliminated first as samples have lately yielded, others only if the
