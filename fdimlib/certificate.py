@@ -20,8 +20,9 @@ No row needs this check when r is a proved upper bound: then nothing can be miss
 
 *Guarded against*: faulty arithmetic, that is, a defect of hardware, of a library, or of this
 program (`pivots_are_independent`). K_pivots s = y for random y, with K_pivots applied as
-J (D (Jᵀ ·)), shares nothing with the elimination that gave s; if K_pivots were singular, y would
-be outside its image but for a probability of 1/(p − 1) a column. Monte Carlo, too: nothing is
+J (D (Jᵀ ·)), goes another way than the elimination that gave s: the same g, h, D and arithmetic,
+other products. If K_pivots were singular, y would be outside its image but for a probability of
+1/(p − 1) a column at most. Monte Carlo, too: nothing is
 proved by it that was not before, what was proved is confirmed by another route.
 
 *What remains*: the rank modulo p can be less than over the rationals, never more: if p divides the

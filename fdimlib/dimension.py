@@ -6,7 +6,8 @@ Networks" (2024). The notion of functional dimension goes back to Grigsby, Linds
 
 How sure an exact rank r is; the reasons stand in `certificate`.
 
-- rank ≥ r is proved: some r × r minor of Df_θ(X) is not 0 modulo p, so it is not 0.
+- rank ≥ r is proved, if the machine computes without fault: some r × r minor of Df_θ(X) is not 0
+  modulo p, so it is not 0.
 - rank ≤ r is proved if r equals the bound that the symmetries and the sample size give.
 - Otherwise rank ≤ r rests on random checks of all rows that were rejected, which err with
   probability `error_bound` at most, and on the prime: one that divides the numerators of all minors
@@ -35,7 +36,7 @@ from fdimlib.rows import KroneckerRows, RowSource
 from fdimlib.symmetries import bound_of
 from fdimlib.validation import one_of, require_memory, whole_number
 
-ATTEMPTS = 3  # fresh random diagonals after a failed check, itself one run in a few hundred
+ATTEMPTS = 3  # fresh random diagonals after a failed check, which is rare
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,14 +50,15 @@ class Dimension:
         verified: exact only: each row was kept as independent, or rejected by a random check, or
             not needed since the bound is met; and the rows kept were confirmed to be independent by
             a second route, which guards against faulty arithmetic. False: at best a lower bound.
-        error_bound: exact only: the probability that a rejected row was rejected wrongly, for any
-            input not made to fool the hash, summed over all row tests made; 0.0 when the rank is
-            its bound, for then it is proved and no row is missing. Unlucky primes are not in it.
+        error_bound: exact only: a bound of the probability that any rejected row was rejected
+            wrongly, for an input not made to fool the hash: that of one test, summed over all row
+            tests made modulo the prime whose rank counts; 0.0 when the rank is its bound, for then
+            it is proved and no row is missing. Unlucky primes are not in it.
         head, at: as asked.
         samples, parameters: n and P.
         reached_at: exact only: the first so many samples alone have this rank.
         zero_preactivations: hidden pre-activations that are exactly 0; θ is regular for X when
-            there are none.
+            there are none. The derivative of ReLU at 0 is taken as 0, as torch does.
         primes: those used by the exact method, in the order of their use.
     """
 
@@ -217,10 +219,12 @@ def full_functional_dimension(
     seed: int = 0, device: str | torch.device | None = None, max_samples: int | None = None,
     progress: bool = True,
 ) -> Dimension:
-    """The computable full functional dimension r*(θ): the largest rank over all samples.
+    """The computable full functional dimension r*(θ), the largest rank over all regular samples.
 
     A Gaussian sample grows until the rank meets the bound of the symmetries, or until its second
-    half adds nothing to its first. r* is proved when the result is verified and equal to its bound:
+    half adds nothing to its first. What follows holds where θ is regular for the sample,
+    `dim.regular`; otherwise the rank may even exceed r* (a layer silent on an open set with zero
+    biases behind it can do that). r* is proved when the result is verified and equal to its bound:
     the first case. In the second the rank is a lower bound of r* and no more: regions of inputs
     that a Gaussian hardly ever meets could add to it, and in networks of few inputs they often do;
     `dim.value < dim.bound` tells this case. What `dim.verified` and `dim.error_bound` say concerns

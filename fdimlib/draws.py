@@ -7,9 +7,11 @@ advance an input can be made to depend on them: numbers that a known prime divid
 and J z = 0 can be solved for a known z.
 
 So all choices are derived from a SHA-256 hash of everything that the rank is computed from: θ, X
-and the options (the heuristic of Fiat and Shamir 1986). The same input gives the same choices on
-every machine; a change of one bit gives unrelated ones. What is left to somebody who wants to be
-fooled is to try inputs by the million until the hash errs.
+and the options (the heuristic of Fiat and Shamir 1986; that a hash is as good as random is
+assumed). The same input gives the same prime on every machine, and the same other choices as long
+as NumPy's Generator has the same streams, which a later release may change; a change of one bit
+gives unrelated ones. What is left to somebody who wants to be fooled is to try one input after
+another until the hash happens to suit: for a prime that divides a minor, perhaps 10^5 of them.
 """
 
 import hashlib

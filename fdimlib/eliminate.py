@@ -3,14 +3,14 @@
 Why K. For a network, entries of K cost far less than rows of J. Over the reals a positive diagonal
 D makes J D Jᵀ a Gram matrix, so rank K = rank J; hence some minor of K is a non-zero polynomial in
 what D is drawn from, and unless p happens to divide all its coefficients, random residues keep the
-rank but for a probability of degree / p (Schwartz, Zippel; measured losses are near 1/p). A loss
+rank but for a probability of degree / (p − 1) (Schwartz, Zippel; measured: near 1/p). A loss
 does not pass unseen: for any D, rank K ≤ rank J, and the checks of `certificate` speak of J.
 
 How. Rows come in blocks. Each block is eliminated by the rows already kept, the *pivots*, of which
-`factor` holds K_pivots = L Δ Lᵀ, then within itself. Dependent rows are dropped at once, so memory
-is O(r²), and time O(rows · r²), in matrix products. It stops when r meets a known bound. A row of
-zero diagonal that fails the row test is independent of the pivots and merely isotropic for D; it
-is kept aside and tried again after others.
+`factor` holds K_pivots = L Δ Lᵀ, then within itself. Dependent rows are dropped at once, so memory,
+beside that of the source, is O(r²), and time O(rows · r²), in matrix products. It stops when r
+meets a known bound. A row of zero diagonal that fails the row test is independent of the pivots so
+far and merely isotropic for D; it is kept aside and tried again after others.
 
 Which rows next. Rows that add nothing are recognised sooner, by the row test on rows ahead. So of
 a sample's rows as many are eliminated first as samples have lately yielded, others only if the
@@ -31,7 +31,7 @@ from fdimlib.factor import Factor, Tile, factor_dense_
 from fdimlib.finite_field import PrimeField
 from fdimlib.rows import RowSource
 
-BLOCK = 256  # rows at a time; the result does not depend on it
+BLOCK = 256  # rows at a time; the rank does not depend on it
 LEAST = 64  # rows at a time where few are independent
 LOOK = 0.8  # look ahead when samples yield less than this share of what they did at a vain look
 
@@ -59,6 +59,9 @@ class Elimination:
 def eliminate(source: RowSource, field: PrimeField, generator: np.random.Generator, *, bound: int,
               progress: bool = False) -> Elimination:
     """Find a maximal independent set of the rows of J, or one of `bound` rows if that is sooner.
+
+    That the rows found are independent is sure, that they are a maximal set only if `verified`,
+    and then but for `error_bound`.
 
     Args:
         generator: of the random choices of the two checks.

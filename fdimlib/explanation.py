@@ -34,10 +34,12 @@ A_i}, what the unit *sees*; without a bias the 1 is missing, here and below.
    beyond 1 to 4.
 
 What is left is *unexplained*: kernel that comes from how the layers play together at this θ. All
-ranks are computed modulo the prime of the rank itself, where the same proofs hold, so the
-explained sum never exceeds P − rank but with the probability `error_bound`
-(`Dimension.error_bound`). The blind-spot inequality is that of notebook 07; the rescalings are
-the paper's.
+ranks are computed modulo the prime p of the rank itself, where the same proofs hold as long as
+some z_i(x), x in A_i, of every unit ever active is not 0 modulo p. So the explained sum exceeds P −
+rank only if p divides all of these for some unit, or if an elimination that gave some S_i rejected
+a row wrongly: for each row at most (p − 1)^-2, see `certificate`. (Neither is in
+`Dimension.error_bound`, which speaks of the rank; a rank too small only adds to what is
+unexplained.) The blind-spot inequality is that of notebook 07; the rescalings are the paper's.
 """
 
 from collections.abc import Iterator

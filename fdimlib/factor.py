@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fdimlib.finite_field import PrimeField
 
-TILE = 256  # pivots kept together; the result does not depend on it
+TILE = 256  # pivots kept together; the rank does not depend on it
 LEAF = 32  # rows eliminated one by one
 
 
