@@ -22,9 +22,10 @@ has room for nothing else. A rank that did not move counts against either direct
 **Chance.** m networks that rise or fall by the toss of a coin all go the claimed way with
 probability 2^-m: 1/8 for three, 1/32 for five. It stands beside the verdict. It is the chance
 for one claim, one width and one kind of inputs, fixed beforehand; several are looked at here, so
-a few unanimous threes are expected by luck. Training itself is chaotic: what a nudge of the
-pixels by 1e-6 does to the rank is the *placebo*, and a change within the placebo's range is not
-one that its supposed cause is needed for.
+a few unanimous threes are expected by luck. A censored network is no coin, it could not be seen
+to move: m is the number of those that count and are not censored. Training can amplify small
+changes: what a nudge of the pixels by 1e-6 does to the rank is the *placebo*, and a change within
+the placebo's range is not one that its supposed cause is needed for.
 
 **Its history.** Records of 895 points (on training digits, all widths) were committed an hour
 before any rule was. "Holds, mixed, fails" was then fixed before widths 15 and 20 entered the
@@ -72,8 +73,11 @@ class Verdict:
 
     @property
     def chance(self) -> float:
-        """The probability that so many coins all fall on the claimed side."""
-        return 2.0**-self.counted
+        """The probability that coins, one for each that could be seen to move, all say "claimed".
+
+        It is 1 where there is none.
+        """
+        return 2.0 ** (self.censored - self.counted)
 
     def __str__(self) -> str:
         if not self.counted:
@@ -82,7 +86,7 @@ class Verdict:
         if self.censored:
             parts.append(f"{self.censored} censored")
         if self.word == "holds":
-            parts.append(f"chance 1/{2**self.counted}")
+            parts.append(f"chance 1/{1 / self.chance:.0f}")
         return f"{self.word} ({', '.join(parts)})"
 
 

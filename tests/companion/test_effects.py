@@ -46,7 +46,13 @@ def test_what_is_left_out_is_counted():
     rise, fall = effects.verdict(found, 1), effects.verdict(found, -1)
     assert (rise.counted, rise.capped, rise.dead, rise.censored) == (1, 2, 1, 0)
     assert (fall.counted, fall.capped, fall.dead, fall.censored) == (3, 0, 1, 1)
-    assert (rise.chance, fall.chance) == (1 / 2, 1 / 8)
+    assert (rise.chance, fall.chance) == (1 / 2, 1 / 4)
+
+
+def test_a_censored_network_is_no_coin():
+    """It could not be seen to move, so it makes unanimity no less likely."""
+    assert judge(runs(*[(BOUND, BOUND)] * 4, (80, 90)), -1).chance == 1 / 2
+    assert judge(runs((BOUND, BOUND)), -1).chance == judge(runs((BOUND, BOUND)), 1).chance == 1
 
 
 def test_a_network_dead_on_one_sample_is_left_out_on_all():

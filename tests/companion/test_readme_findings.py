@@ -47,8 +47,8 @@ def written(*values):
 def tables():
     return {
         name: pd.read_csv(sweeps.published(name, "paper"))
-        for name in experiments("paper")
-        if name != "placebo"
+        for name, points in experiments("paper").items()
+        if points
     }
 
 
@@ -61,6 +61,18 @@ def seeds_that(sign, table, column, before, after, inputs, width):
     )
     judged = effects.verdict(found, sign)
     return [judged.claimed, judged.counted]
+
+
+def digits_below_gaussian(table):
+    """The widths at which every living network has less rank on test digits, after and before.
+
+    Without those at which the Gaussian inputs' rank is their sample bound.
+    """
+    gone = table.groupby(["width", "seed", "epoch"]).dead.transform("any")
+    ranks = table[~gone].pivot(index=["epoch", "width", "seed"], columns="inputs", values="exact")
+    ranks = ranks[ranks.gaussian < table[table.inputs == "gaussian"].sample_bound.max()]
+    all_below = (ranks.test < ranks.gaussian).groupby(["epoch", "width"]).all()
+    return [[w for w, below in all_below[epoch].items() if below] for epoch in (680, 0)]
 
 
 def test_the_readme_has_at_most_five_findings_and_says_first_what_holds():
@@ -97,6 +109,9 @@ def test_first_looks_in_the_readme_are_those_written_down():
         .split(" → "),
     )
     assert 0.95 * start < end < start
+    large = pd.read_csv(sweeps.published("training", "large"))
+    recorded = effects.pairs(large[large.seed < 2], "epoch", 0, 3000).ratio.xs(30, level="width")
+    assert len(recorded) == 4 and recorded.between(1, 1.05, inclusive="neither").all()
 
 
 def test_what_holds_in_the_readme_is_computed_from_the_tables(tables):
@@ -108,12 +123,22 @@ def test_what_holds_in_the_readme_is_computed_from_the_tables(tables):
     labels, noisy = tables["labels"], tables["noise"][tables["noise"].epoch == 680]
     wide, wider = (seeds_that(1, labels, "random_labels", 0.0, 1.0, "test", w) for w in (30, 45))
     noise = [seeds_that(1, noisy, "noise", 0.0, 5.0, "test", w) for w in (30, 45)]
+    first, second = digits_below_gaussian(width)
+    raised = effects.pairs(labels, "random_labels", 0.0, 1.0).ratio.loc["test"].loc[30] - 1
+    nudged = effects.placebo(tables["placebo"], 680).ratio.loc["test"].loc[30] - 1
+    size = [round(100 * raised.min()), round(100 * raised.max())]
+    assert 100 * nudged.abs().max() <= 0.1 < 100 * raised.min()
     assert wide[0] == wide[1] and wider[0] == wider[1]
     assert 0.98 < share.min() and int(1000 * share.min()) / 10 == 98.5
     samples = labels[(labels.inputs == "test") & (labels.width >= 30)].samples.unique().item()
     assert numbers(findings()[2]) == written(
         int(1000 * share.min()) / 10,
         5,
+        width[width.inputs == "gaussian"].samples.unique().item(),
+        first[0],
+        first[-1],
+        second[0],
+        second[-1],
         bound,
         plateau[680],
         plateau[0],
@@ -122,6 +147,8 @@ def test_what_holds_in_the_readme_is_computed_from_the_tables(tables):
         *wide,
         1,
         2 ** wide[1],
+        *size,
+        0.1,
         45,
         *wider,
         1,
@@ -152,6 +179,8 @@ def test_what_training_does_in_the_readme_is_computed_from_the_tables(tables):
         for w in (2, 3, 5, 10, 15, 20, 30, 45)
     }
     wide = effects.pairs(training, "epoch", 0, 680).loc["test"].ratio.loc[30]
+    since = {w: seeds_that(-1, training, "epoch", 40, 680, "test", w) for w in rises}
+    assert [w for w in since if w >= 5 and since[w][0]] == []
     assert falls[0] == falls[1] == falls[2] and 0.99 <= least < 0.995
     assert (
         rises[5] == rises[10] == rises[20]
@@ -187,6 +216,10 @@ def test_what_training_does_in_the_readme_is_computed_from_the_tables(tables):
         2,
         *rises[3],
         3,
+        40,
+        *since[2],
+        2,
+        5,
     )
 
 
