@@ -11,8 +11,9 @@ How sure an exact rank r is; the reasons stand in `certificate`.
 - rank ≤ r is proved if r equals the bound that the symmetries and the sample size give.
 - Otherwise rank ≤ r rests on random checks of all rows that were rejected, which err with
   probability `error_bound` at most, and on the prime: one that divides the numerators of all minors
-  of the true rank loses it. Nobody can choose it, nor anything else that is random: all of it
-  derives from a hash of θ, X and the options (`draws`). `repeats=k` takes k primes.
+  of the true rank loses it. Nobody knows it before the input is fixed, nor anything else that is
+  random: all of it derives from a hash of θ, X and the options (`draws`, which says what that does
+  not protect against). `repeats=k` takes k primes.
 """
 
 import dataclasses
