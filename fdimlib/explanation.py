@@ -55,6 +55,7 @@ from fdimlib.finite_field import PrimeField
 from fdimlib.patterns import certified_signs
 from fdimlib.reading import Network, read_inputs, read_network
 from fdimlib.rows import ExplicitRows
+from fdimlib.validation import device_of, untouched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,6 +111,7 @@ class Explanation:
         return "\n".join([*lines, repr(self.dimension)])
 
 
+@untouched
 def explain(
     model: nn.Sequential, x: ArrayLike | Tensor, head: str | None = None, *,
     device: str | torch.device | None = None, progress: bool = True,
@@ -127,7 +129,7 @@ def explain(
     """
     dimension = batch_functional_dimension(model, x, head=head, device=device, progress=progress)
     network = read_network(model, head)
-    inputs = read_inputs(network, x).to(device or network.linears[0].weight.device)
+    inputs = read_inputs(network, x).to(device_of("device", device, network.device))
     view = _View(network, inputs, PrimeField(dimension.primes[-1]))
     terms = [*view.silent(), *view.blind(), *view.symmetries()]
     left = dimension.parameters - sum(count for _, _, count in terms)
