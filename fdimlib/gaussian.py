@@ -25,7 +25,8 @@ def gaussian_inputs(n: int, width: int = 784, *, mean: float = 0.5, std: float =
     """
     n, width = whole_number("n", n, 1), whole_number("width", width, 1)
     mean, std = real_number("mean", mean), real_number("std", std, 0)
-    require_memory(8 * n * width, "cpu", f"n: {n:,} samples of {width:,} numbers")
+    larger = "n" if n > width else "width"
+    require_memory(8 * n * width, "cpu", f"{larger}: {n:,} samples of {width:,} numbers")
     draw = np.random.default_rng(seed_number("seed", seed)).normal
     x = torch.empty(n, width, dtype=torch.float64)
     for part in x.view(-1).split(PART):  # in parts, so that no second copy is needed

@@ -8,6 +8,7 @@ in float64, must be that of its layers, up to rounding.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -216,7 +217,8 @@ def refuse_other_function(model: nn.Sequential, linears: Sequence[nn.Linear], x:
         allowed = allowed.amax(dim=1, keepdim=True) + 16 * h.shape[1] * 2.0**-53
     numbers = {name: p.detach().cpu().double().to(device) for name, p in model.named_parameters()}
     try:
-        own = functional_call(model, numbers, (x.to(device),))
+        with _uncompiled(model):
+            own = functional_call(model, numbers, (x.to(device),))
     except Exception as problem:
         raise TypeError(f"model: cannot be called on inputs of shape {tuple(x.shape)} in float64 "
                         f"({type(problem).__name__}: {problem}); does something replace what one "
@@ -227,3 +229,9 @@ def refuse_other_function(model: nn.Sequential, linears: Sequence[nn.Linear], x:
         raise TypeError("model: its output is not what its layers give, on inputs tried; something "
                         "replaces what a layer computes (a patched class, say, or function of "
                         "torch); use plain layers, nothing replaced")
+
+
+def _uncompiled(model: nn.Module) -> AbstractContextManager[object]:
+    """Where what `model.compile()` compiles runs as it is: compiling takes long."""
+    compiled = any(module._compiled_call_impl for module in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
