@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fdimlib.validation import has_float64, plain_type, type_name
+from fdimlib.validation import has_float64, plain_type, require_memory, type_name
 
 
 def real_array(name: str, values: object) -> Tensor:
@@ -80,6 +80,7 @@ def _without_tensors(name: str, values: object) -> object:
         return [_without_tensors(name, value) for value in values]
     if isinstance(values, Tensor):
         dense = _dense(name, values).cpu()
+        require_memory(8 * dense.numel(), "cpu", f"{name}: the numbers in float64")
         return (dense.double() if dense.is_floating_point() else dense).numpy()
     return values
 
@@ -89,7 +90,9 @@ def to_float64(name: str, values: Tensor | np.ndarray) -> Tensor:
 
     Raises:
         ValueError: some values do not fit in float64.
+        MemoryError: all of them do not fit in memory: a tensor can be larger than it.
     """
+    require_memory(17 * math.prod(values.shape), "cpu", f"{name}: the numbers in float64")
     if isinstance(values, Tensor):
         converted = float64(values)
         exact = values.is_floating_point() or _below_2_to_the_53(converted)

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from fdimlib.draws import Draws
+from fdimlib.draws import PRIMES, Draws
 from fdimlib.eliminate import Elimination, eliminate
 from fdimlib.finite_field import PrimeField
 from fdimlib.gaussian import gaussian_inputs
@@ -164,7 +164,7 @@ def batch_functional_dimension(
     one_of("at", at, ("parameters", "region"))
     if method == "svd" and at == "region":
         raise ValueError("at: 'region' needs method='exact'; the SVD sees one parameter only")
-    repeats = whole_number("repeats", repeats, 1)
+    repeats = whole_number("repeats", repeats, 1, PRIMES)
     progress = flag("progress", progress)
     seed = None if seed is None else seed_number("seed", seed)
     network = read_network(model, head)

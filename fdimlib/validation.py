@@ -9,6 +9,7 @@ import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache, wraps
+from itertools import islice
 from numbers import Real
 from typing import Any, ParamSpec, TypeVar
 
@@ -21,6 +22,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LARGEST_SEED = 2**64 - 1  # what torch's generators take
+MOST_ITEMS = 100_000  # layers, epochs: nothing that is listed has as many
 NOTATION = reprlib.Repr()
 NOTATION.maxstring = NOTATION.maxother = 60
 
@@ -145,12 +147,15 @@ def one_of(name: str, value: object, allowed: tuple[str | None, ...]) -> None:
 
 def items(name: str, value: object, example: str) -> list[Any]:
     """What a sequence holds; a string, a mapping or a set is none."""
-    if isinstance(value, Tensor | np.ndarray) and plain_type(value) and value.ndim:
-        return list(value)
-    listed = isinstance(value, Sequence | Iterator) and not isinstance(value, str | bytes)
-    if not listed:
+    array = isinstance(value, Tensor | np.ndarray) and plain_type(value) and value.ndim
+    sequence = isinstance(value, Sequence | Iterator) and not isinstance(value, str | bytes)
+    if not array and not sequence:
         raise TypeError(f"{name}: {found(value)}; give a sequence, e.g. {example}")
-    return list(value)  # type: ignore[call-overload]
+    listed = list(islice(value, MOST_ITEMS + 1))  # type: ignore[call-overload]
+    if len(listed) > MOST_ITEMS:
+        raise ValueError(f"{name}: found more than {MOST_ITEMS:,} items; give a sequence, e.g. "
+                         f"{example}")
+    return listed
 
 
 @cache

@@ -185,6 +185,7 @@ def randomize_labels(y: Tensor, share: float, *, classes: int = 10, seed: int = 
     """
     share, seed = real_number("share", share, 0, 1), seed_number("seed", seed)
     given = opened("y", y)
+    require_memory(24 * math.prod(given.shape), "cpu", "y: the new labels")
     labels = given.clone() if isinstance(given, Tensor) else torch.from_numpy(given.copy())
     if labels.dim() != 1 or labels.is_floating_point() or labels.dtype is torch.bool:
         raise ValueError(f"y: found shape {tuple(labels.shape)}, dtype {labels.dtype}; "

@@ -299,7 +299,7 @@ def test_devices_that_are_not_there_are_refused(device, error, message, call):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 def test_cuda_where_there_is_none_is_refused():
-    with pytest.raises(ValueError, match="^device: found 'cuda', but torch sees no CUDA devices"):
+    with pytest.raises(ValueError, match=r"^device: found 'cuda', but torch sees no CUDA devices"):
         fd.batch_functional_dimension(NET, X, device="cuda")
 
 
