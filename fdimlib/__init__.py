@@ -16,10 +16,10 @@ if TYPE_CHECKING:
         Dimension,
         batch_functional_dimension,
         full_functional_dimension,
-        gaussian_inputs,
     )
     from fdimlib.explanation import Explanation, explain
     from fdimlib.files import load_network
+    from fdimlib.gaussian import gaussian_inputs
     from fdimlib.numerical import jacobian, numerical_rank, spectrum
     from fdimlib.patterns import activation_pattern
     from fdimlib.symmetries import dimension_bound, permute, relu_mlp, rescale
@@ -28,11 +28,10 @@ _ROOMS = {
     "companion.data": ("Sample", "add_noise", "mnist_sample", "randomize_labels"),
     "companion.presets": ("get_preset",),
     "companion.training": ("Checkpoint", "evaluate", "train"),
-    "dimension": (
-        "Dimension", "batch_functional_dimension", "full_functional_dimension", "gaussian_inputs",
-    ),
+    "dimension": ("Dimension", "batch_functional_dimension", "full_functional_dimension"),
     "explanation": ("Explanation", "explain"),
     "files": ("load_network",),
+    "gaussian": ("gaussian_inputs",),
     "numerical": ("jacobian", "numerical_rank", "spectrum"),
     "patterns": ("activation_pattern",),
     "symmetries": ("dimension_bound", "permute", "relu_mlp", "rescale"),

@@ -25,17 +25,27 @@ from itertools import islice
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from fdimlib.draws import Draws
+from fdimlib.draws import PRIMES, Draws
 from fdimlib.eliminate import Elimination, eliminate
 from fdimlib.finite_field import PrimeField
-from fdimlib.numerical import numerical_rank, spectrum
+from fdimlib.gaussian import gaussian_inputs
+from fdimlib.numerical import numerical_rank, require_memory_of_spectrum, spectrum
 from fdimlib.patterns import certified_signs
-from fdimlib.reading import read_inputs, read_network
+from fdimlib.reading import Network, open_inputs, read_inputs, read_network
 from fdimlib.rows import KroneckerRows, RowSource
 from fdimlib.symmetries import bound_of
-from fdimlib.validation import one_of, require_memory, whole_number
+from fdimlib.validation import (
+    device_of,
+    flag,
+    one_of,
+    require_memory,
+    seed_number,
+    untouched,
+    whole_number,
+)
 
 ATTEMPTS = 3  # fresh random diagonals after a failed check, which is rare
 
@@ -61,6 +71,7 @@ class Dimension:
         zero_preactivations: hidden pre-activations that are exactly 0; θ is regular for X when
             there are none. The derivative of ReLU at 0 is taken as 0, as torch does.
         primes: those used by the exact method, in the order of their use.
+        frozen: how many of the P parameters have `requires_grad=False`; they count all the same.
     """
 
     value: int
@@ -75,6 +86,7 @@ class Dimension:
     primes: tuple[int, ...] = ()
     reached_at: int | None = None
     error_bound: float | None = None
+    frozen: int = 0
 
     def __int__(self) -> int:
         return self.value
@@ -96,12 +108,18 @@ class Dimension:
         if not self.regular:
             zeros = (f"; not regular: {self.zero_preactivations:,} "
                      "hidden pre-activations are exactly 0")
-        return (f"rank Df_θ(X) = {self.value:,} of at most {self.bound:,} {where} "
-                f"({self.head} head, n = {self.samples:,}, P = {self.parameters:,}; {how}{zeros})")
+        frozen = f", {self.frozen:,} of them frozen and counted too" if self.frozen else ""
+        what = f"rank Df_θ(X) = {self.value:,} of at most {self.bound:,} {where}"
+        if self.value > self.bound:  # rounding errors counted
+            what = (f"no rank of Df_θ(X): a count of {self.value:,}, but the rank is at most "
+                    f"{self.bound:,} {where}")
+        return (f"{what} ({self.head} head, n = {self.samples:,}, P = {self.parameters:,}{frozen}; "
+                f"{how}{zeros})")
 
 
+@untouched
 def batch_functional_dimension(
-    model: nn.Sequential, x, *, head: str | None = None, method: str = "exact",
+    model: nn.Sequential, x: Tensor | ArrayLike, *, head: str | None = None, method: str = "exact",
     at: str = "parameters", seed: int | None = None, device: str | torch.device | None = None,
     repeats: int = 1, progress: bool = True,
 ) -> Dimension:
@@ -112,11 +130,12 @@ def batch_functional_dimension(
 
     Args:
         model: Sequential of Linear and ReLU, any floating dtype; parameters and inputs are taken as
-            the exact fractions they are.
+            the exact fractions they are. All parameters count, as in the paper, frozen ones
+            (`requires_grad=False`) included.
         x: sample of shape (n, N_0), torch or NumPy.
         head: "identity" (logits), "softmax", or None: softmax when the model ends in one.
         method: "exact", or "svd", the paper's count of singular values (entries in the network's
-            precision).
+            precision), which can exceed every bound: then it is no rank, and `print` says so.
         at: "parameters", the rank at θ; "region", the rank of θ's whole activation region: its
             maximum, met at fresh random parameters with the same pattern. They agree for almost
             every θ; zero biases are where they need not. For "region", `verified` speaks of the
@@ -127,7 +146,8 @@ def batch_functional_dimension(
             input gives the same ones everywhere, and nobody knows them before the input is fixed.
             A number is hashed along: another draw for the same input. A result that depends on it
             is wrong for one of the two.
-        device: where to compute; None: where the network is.
+        device: where to compute; None: where the network is, or on the CPU if that device has no
+            float64. The SVD is computed where the network is.
         repeats: the number of primes, of 22 bits, different, drawn from that hash; the largest rank
             counts, since a prime can only lose rank. It does if it divides every minor that gives
             the rank; more than one makes sense where a rank must not be missed.
@@ -147,24 +167,28 @@ def batch_functional_dimension(
     one_of("at", at, ("parameters", "region"))
     if method == "svd" and at == "region":
         raise ValueError("at: 'region' needs method='exact'; the SVD sees one parameter only")
-    repeats = whole_number("repeats", repeats, 1)
-    seed = None if seed is None else whole_number("seed", seed, 0)
+    repeats = whole_number("repeats", repeats, 1, PRIMES)
+    progress = flag("progress", progress)
+    seed = None if seed is None else seed_number("seed", seed)
     network = read_network(model, head)
-    x = read_inputs(network, x)
-    bound = bound_of(network, len(x))
-    device = torch.device(device or network.linears[0].weight.device)
-    x = x.to(device)
+    device = device_of("device", device, network.device)
+    n = len(open_inputs(network, x))
+    bound = bound_of(network, n)
+    if method == "svd":
+        require_memory_of_spectrum(network, n)
+    else:
+        _require_memory(network, n, device, "x")
+    x = read_inputs(network, x).to(device)
     layers = network.affine(device)
     signs = certified_signs(layers, x)
     zeros = sum(int((sign == 0).sum()) for sign in signs)
-    common = dict(bound=bound, head=network.head, at=at, samples=len(x),
-                  parameters=network.parameters, zero_preactivations=zeros)
+    common = dict(bound=bound, head=network.head, at=at, samples=n,
+                  parameters=network.parameters, frozen=network.frozen,
+                  zero_preactivations=zeros)
     if method == "svd":
         s = spectrum(model, x, head=head)
-        shape = (len(x) * network.widths[-1], network.parameters)
+        shape = (n * network.widths[-1], network.parameters)
         return Dimension(value=numerical_rank(s, shape), method="svd", verified=False, **common)
-    require_memory(2 * bound**2 + 8 * len(x) * network.widths[-1] * sum(network.widths), device,
-                   f"exact elimination up to rank {bound:,}")
     numbers = [number for layer in layers for number in layer]
     draws = Draws.of([*numbers, x], head=network.head, at=at, seed=seed)
     runs: dict[int, Elimination] = {}
@@ -180,6 +204,14 @@ def batch_functional_dimension(
     reached_at = int(best.pivots.max()) // network.outputs + 1 if best.rank else 0
     return Dimension(value=best.rank, method="exact", verified=best.verified, primes=tuple(runs),
                      reached_at=reached_at, error_bound=best.error_bound, **common)
+
+
+def _require_memory(network: Network, n: int, device: torch.device, name: str) -> None:
+    """For the factor of the pivots, the derivatives g, and a few copies of x and activations."""
+    bound, widths = bound_of(network, n), network.widths
+    copies = widths[-1] * sum(widths) + 4 * widths[0] + 8 * max(widths)
+    require_memory(2 * bound**2 + 8 * n * copies, device,
+                   f"{name}: exact elimination of {n:,} samples up to rank {bound:,}")
 
 
 def _parameters_modulo(field: PrimeField, layers: list[tuple[Tensor, Tensor | None]], at: str,
@@ -215,6 +247,7 @@ def settle(rows: Callable[[np.random.Generator], RowSource], field: PrimeField, 
     return dataclasses.replace(best, error_bound=error_bound)
 
 
+@untouched
 def full_functional_dimension(
     model: nn.Sequential, *, head: str | None = None, mean: float = 0.5, std: float = 1.0,
     seed: int = 0, device: str | torch.device | None = None, max_samples: int | None = None,
@@ -241,23 +274,18 @@ def full_functional_dimension(
         The dimension on the last sample, with `bound` that of the parameters alone.
     """
     network = read_network(model, head)
-    max_samples = None if max_samples is None else whole_number("max_samples", max_samples, 1)
+    device = device_of("device", device, network.device)
+    most = None if max_samples is None else whole_number("max_samples", max_samples, 1)
     bound = bound_of(network)
     # Generous: elimination stops at the bound, and skims the tail.
     n = math.ceil(17 * bound / max(network.outputs, 1)) + 20
+    n = n if most is None else min(n, most)
+    _require_memory(network, n, device, "model")
+    x = gaussian_inputs(n, network.widths[0], mean=mean, std=std, seed=seed)
     while True:
-        n = n if max_samples is None else min(n, max_samples)
-        x = gaussian_inputs(n, network.widths[0], mean=mean, std=std, seed=seed)
         dim = batch_functional_dimension(model, x, head=head, device=device, progress=progress)
-        if dim.value == bound or 2 * dim.reached_at <= n or n == max_samples:
+        if dim.value == bound or 2 * (dim.reached_at or 0) <= n or n == most:
             return dataclasses.replace(dim, bound=bound)
-        n *= 2
-
-
-def gaussian_inputs(n: int, width: int = 784, *, mean: float = 0.5, std: float = 1.0,
-                    seed: int = 0) -> Tensor:
-    """Independent N(mean, std²) coordinates, (n, width) float64; the protocol's by default.
-
-    A longer sample with the same seed begins with the shorter one.
-    """
-    return torch.from_numpy(np.random.default_rng(seed).normal(mean, std, size=(n, width)))
+        n = 2 * n if most is None else min(2 * n, most)
+        _require_memory(network, n, device, "model")
+        x = gaussian_inputs(n, network.widths[0], mean=mean, std=std, seed=seed)

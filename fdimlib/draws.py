@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fdimlib.finite_field import SMALLEST, is_prime
 
+PRIMES = 140_336  # of 22 bits
 VERSION = "fdimlib, random choices of the exact rank, 1"
 
 

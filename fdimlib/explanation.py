@@ -57,6 +57,7 @@ from fdimlib.finite_field import PrimeField
 from fdimlib.patterns import certified_signs
 from fdimlib.reading import Network, read_inputs, read_network
 from fdimlib.rows import ExplicitRows
+from fdimlib.validation import device_of, untouched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,6 +113,7 @@ class Explanation:
         return "\n".join([*lines, repr(self.dimension)])
 
 
+@untouched
 def explain(
     model: nn.Sequential, x: ArrayLike | Tensor, head: str | None = None, *,
     device: str | torch.device | None = None, progress: bool = True,
@@ -129,7 +131,7 @@ def explain(
     """
     dimension = batch_functional_dimension(model, x, head=head, device=device, progress=progress)
     network = read_network(model, head)
-    inputs = read_inputs(network, x).to(device or network.linears[0].weight.device)
+    inputs = read_inputs(network, x).to(device_of("device", device, network.device))
     return Explanation(dimension, tuple(kernel_terms(network, inputs, dimension.primes[-1])))
 
 

@@ -5,6 +5,7 @@ layers, or a `.pt2` archive of `torch.export` (`fdimlib.archive`). A sample is a
 Pickles (`.pt`, `.pth`, object arrays) are refused: unpickling runs what the file says.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tokenize import TokenError
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 
 from fdimlib.archive import read_archive
 from fdimlib.exported import linear_layer
+from fdimlib.validation import found, items, untouched
 
 LAYERS = ("Flatten", "Linear", "ReLU", "Softmax")
 
 
+@untouched
 def load_network(path: str | Path, layers: Sequence[str] | None = None) -> nn.Sequential:
     """The network in a file, in the precision that it is stored in.
 
@@ -44,7 +47,7 @@ def load_network(path: str | Path, layers: Sequence[str] | None = None) -> nn.Se
       (2): Linear(in_features=3, out_features=1, bias=True)
     )
     """
-    path = Path(path)
+    path = _path("path", path)
     if path.suffix not in (".safetensors", ".pt2"):
         raise ValueError(f"path: found {path.name}; give a .safetensors file or a .pt2 archive of "
                          "torch.export: other formats may run code when they are read")
@@ -55,12 +58,20 @@ def load_network(path: str | Path, layers: Sequence[str] | None = None) -> nn.Se
             raise ValueError("layers: a .pt2 archive holds its layers itself; leave them out")
         return read_archive(path)
     tensors, metadata = _read_safetensors(path)
-    if layers is None:
+    if layers is not None:
+        layers = items("layers", layers, "['Linear', 'ReLU', 'Linear']")
+    else:
         layers = metadata.get("layers", "").split()
     if not layers:
         raise ValueError(f"layers: {path.name} names none in its metadata (entry 'layers'); "
                          "give them in order, e.g. Flatten Linear ReLU Linear Softmax")
     return _assemble(layers, tensors)
+
+
+def _path(name: str, value: object) -> Path:
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name}: {found(value)}; give the path of a file")
+    return Path(value)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
@@ -75,7 +86,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]
 def _assemble(layers: Sequence[str], tensors: dict[str, Tensor]) -> nn.Sequential:
     """The layers in order, each Linear with the tensors of its position; every tensor is used."""
     for position, name in enumerate(layers):
-        if name not in LAYERS:
+        if not isinstance(name, str) or name not in LAYERS:
             raise ValueError(f"layers: found {name!r} at position {position}; "
                              f"use {', '.join(LAYERS)}")
     modules: list[nn.Module] = []
@@ -103,14 +114,14 @@ def load_inputs(path: str | Path) -> np.ndarray:
         ValueError: a file of another kind, damaged, or holding Python objects.
         FileNotFoundError: there is none.
     """
-    path = Path(path)
+    path = _path("x", path)
     if not path.is_file():
         raise FileNotFoundError(f"x: there is no file {path}")
     try:
-        found = np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError, TokenError) as damage:
         raise ValueError(f"x: {path.name} is not an array of numbers as numpy.save writes it "
                          f"({damage})") from None
-    if not isinstance(found, np.ndarray):
+    if not isinstance(array, np.ndarray):
         raise ValueError(f"x: {path.name} holds several arrays; give one, written by numpy.save")
-    return found
+    return array

@@ -5,18 +5,27 @@ left to rounding: float64 with a running error bound decides nearly all, and exa
 rest.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from fdimlib.reading import read_inputs, read_network
+from fdimlib.reading import open_inputs, read_inputs, read_network
+from fdimlib.validation import require_memory, untouched
 
 
-def activation_pattern(model: nn.Sequential, x) -> Tensor:
+@untouched
+def activation_pattern(model: nn.Sequential, x: Tensor | ArrayLike) -> Tensor:
     """Which hidden pre-activations are positive: bool (n, H), layers in order.
 
     The signs are those of exact real arithmetic on the given floating-point numbers, not of a
     rounded forward pass.
+
+    Raises:
+        TypeError, ValueError: a network or sample that cannot be read.
+        MemoryError: with the bytes needed and free, before allocating.
 
     >>> import fdimlib as fd
     >>> net = fd.relu_mlp([2, 3, 1], seed=0)
@@ -24,10 +33,12 @@ def activation_pattern(model: nn.Sequential, x) -> Tensor:
     torch.Size([2, 3])
     """
     network = read_network(model)
-    x = read_inputs(network, x)
-    none = torch.empty(len(x), 0, dtype=torch.bool, device=network.linears[0].weight.device)
-    signs = certified_signs(network.affine(), x)
-    return torch.cat([none, *(sign > 0 for sign in signs)], dim=1)
+    n = len(open_inputs(network, x))
+    require_memory(8 * n * (3 * network.widths[0] + 8 * max(network.widths) + network.hidden),
+                   "cpu", f"x: the pre-activations of {n:,} samples")
+    signs = certified_signs(network.affine(), read_inputs(network, x))
+    none = torch.empty(n, 0, dtype=torch.bool, device=network.device)
+    return torch.cat([none, *((sign > 0).to(network.device) for sign in signs)], dim=1)
 
 
 def certified_signs(layers: list[tuple[Tensor, Tensor | None]], x: Tensor) -> list[Tensor]:
@@ -64,7 +75,7 @@ def certified_signs(layers: list[tuple[Tensor, Tensor | None]], x: Tensor) -> li
     return signs
 
 
-def _exact_signs(layers, x: Tensor):
+def _exact_signs(layers: list[tuple[Tensor, Tensor | None]], x: Tensor) -> Iterator[Tensor]:
     """The same signs in exact integer arithmetic: a float64 is an integer times a power of two."""
     h, scale = _integers(x)
     for weight, bias in layers[:-1]:

@@ -2,18 +2,31 @@
 
 A network is an ordinary `torch.nn.Sequential` of `nn.Linear` and `nn.ReLU`, with an optional
 leading `nn.Flatten` and final `nn.Softmax`. What else a Sequential can hold is refused: the rank of
-other layers would be silently wrong.
+other layers would be silently wrong. So is a module that does not compute what its type says
+(`layers`).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from fdimlib.validation import finite, one_of, real_array, require_denormals
+from fdimlib.arrays import finite, float64, opened, to_float64
+from fdimlib.layers import (
+    SAMPLES,
+    check_parameters,
+    layer_name,
+    probes,
+    refuse_changed_modules,
+    refuse_other_function,
+    refuse_other_modules,
+    refuse_shared_cells,
+)
+from fdimlib.validation import one_of, require_denormals
 
 Positioned = list[tuple[int, nn.Module]]
 """Layers, each with its position in the Sequential."""
@@ -25,15 +38,24 @@ class Network:
 
     linears: tuple[nn.Linear, ...]
     head: str
+    model: nn.Sequential = field(repr=False)
 
     @property
     def widths(self) -> list[int]:
-        return [self.linears[0].in_features, *(layer.out_features for layer in self.linears)]
+        """(N_0, …, N_L), by the weights."""
+        shapes = [layer.weight.shape for layer in self.linears]
+        return [shapes[0][1], *(shape[0] for shape in shapes)]
 
     @property
     def parameters(self) -> int:
         """P: weights and biases, all of them, frozen ones included."""
         return sum(p.numel() for layer in self.linears for p in layer.parameters())
+
+    @property
+    def frozen(self) -> int:
+        """How many of the P parameters have `requires_grad=False`."""
+        return sum(p.numel() for layer in self.linears for p in layer.parameters()
+                   if not p.requires_grad)
 
     @property
     def hidden(self) -> int:
@@ -45,45 +67,61 @@ class Network:
         """The most that one sample can add to the rank: N_L, or N_L − 1 with softmax."""
         return self.widths[-1] - (self.head == "softmax")
 
+    @property
+    def device(self) -> torch.device:
+        return self.linears[0].weight.device
+
     def affine(self, device: torch.device | None = None) -> list[tuple[Tensor, Tensor | None]]:
         """(weight, bias) of each layer in float64, which holds every floating dtype exactly."""
         def exact(t: Tensor) -> Tensor:
-            return t.detach().to(device or t.device, torch.float64)
+            return float64(t) if device is None else float64(t).to(device)
 
         return [(exact(layer.weight), None if layer.bias is None else exact(layer.bias))
                 for layer in self.linears]
+
+    def dtype(self) -> torch.dtype:
+        """The one precision of all parameters, in which floating point computes.
+
+        Raises:
+            TypeError: there are several, or torch does not compute in it.
+        """
+        dtypes = {p.dtype for layer in self.linears for p in layer.parameters()}
+        computing = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+        if len(dtypes) > 1 or not dtypes <= set(computing):
+            found = ", ".join(sorted(map(str, dtypes)))
+            raise TypeError(f"model: found parameters of dtype {found}; floating point needs one, "
+                            "float16 or more: model.double(), say")
+        return dtypes.pop()
 
 
 def read_network(model: nn.Module, head: str | None = None) -> Network:
     """Check that `model` is a network this library understands, and return its layers.
 
     Raises:
-        TypeError: not a Sequential, or a layer that is not Linear, ReLU, leading Flatten or final
-            Softmax.
+        TypeError: not a Sequential, a layer that is not Linear, ReLU, leading Flatten or final
+            Softmax, or one that does not compute what its type says.
         ValueError: layers in the wrong order, widths that do not fit, shared parameters, NaN or
-            infinite parameters.
+            infinite parameters, layers on several devices.
     """
     one_of("head", head, ("identity", "softmax", None))
-    if not isinstance(model, nn.Sequential) or type(model).forward is not nn.Sequential.forward:
-        raise TypeError(
-            f"model: found {type(model).__name__}, not a torch.nn.Sequential; "
-            "write it as nn.Sequential(nn.Linear(...), nn.ReLU(), ..., nn.Linear(...))"
-        )
+    refuse_other_modules(model)
+    assert isinstance(model, nn.Sequential)
     require_denormals()
-    _refuse_hooks(model)
+    refuse_changed_modules(model)
     layers = list(enumerate(model))
     layers = _without_flatten(layers)
     layers, ends_in_softmax = _without_softmax(layers)
     linears = _alternating_linears(layers)
-    _refuse_shared_parameters(linears)
-    return Network(linears, head or ("softmax" if ends_in_softmax else "identity"))
-
-
-def _refuse_hooks(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks:
-            raise TypeError(f"model: {type(module).__name__} {name or 'itself'} has a forward "
-                            "hook, which may change its output; remove the hook first")
+    if own := [name for name, _ in model.named_parameters(recurse=False)]:
+        raise TypeError(f"model: has parameters {', '.join(own)} beside its layers, which no layer "
+                        "uses; remove them, so that they are not counted")
+    devices = sorted({str(p.device) for layer in linears for p in layer.parameters()})
+    if len(devices) > 1:
+        raise ValueError(f"model: its layers lie on {' and '.join(devices)}; "
+                         f"move it to one device: model.to({devices[0]!r})")
+    refuse_shared_cells(linears)
+    refuse_other_function(model, linears, probes(linears[0].weight.shape[1]))
+    return Network(linears, head or ("softmax" if ends_in_softmax else "identity"), model)
 
 
 def _without_flatten(layers: Positioned) -> Positioned:
@@ -95,6 +133,7 @@ def _without_flatten(layers: Positioned) -> Positioned:
         raise ValueError(f"model: Flatten(start_dim={flatten.start_dim}, "
                          f"end_dim={flatten.end_dim}) at position 0; "
                          "use Flatten(), which keeps the samples apart")
+    check_parameters(*layers[0])
     return layers[1:]
 
 
@@ -105,13 +144,18 @@ def _without_softmax(layers: Positioned) -> tuple[Positioned, bool]:
     softmax = layers[-1][1]
     if softmax.dim not in (1, -1, None):
         raise ValueError(f"model: Softmax(dim={softmax.dim}) mixes samples; use Softmax(dim=1)")
+    check_parameters(*layers[-1])
     return layers[:-1], True
 
 
 def _alternating_linears(layers: Positioned) -> tuple[nn.Linear, ...]:
     """The Linear layers of Linear, ReLU, …, Linear whose widths fit; anything else is refused."""
     for position, layer in layers:
-        _check_layer(position, layer)
+        if type(layer) not in (nn.Linear, nn.ReLU):
+            raise TypeError(f"model: unsupported layer {layer_name(layer)} at position {position}; "
+                            "supported are torch.nn.Linear and torch.nn.ReLU, a leading Flatten "
+                            "and a final Softmax")
+        check_parameters(position, layer)
     for order, (position, layer) in enumerate(layers):
         if type(layer) is not (nn.Linear if order % 2 == 0 else nn.ReLU):
             raise ValueError(f"model: unexpected {type(layer).__name__} at position {position}; "
@@ -124,40 +168,27 @@ def _alternating_linears(layers: Positioned) -> tuple[nn.Linear, ...]:
                          "the output layer must be Linear")
     linears = [(position, layer) for position, layer in layers if isinstance(layer, nn.Linear)]
     for (_, before), (position, layer) in pairwise(linears):
-        if before.out_features != layer.in_features:
-            raise ValueError(f"model: Linear at position {position} takes {layer.in_features} "
-                             f"inputs, but the layer before gives {before.out_features}")
+        given, taken = before.weight.shape[0], layer.weight.shape[1]
+        if given != taken:
+            raise ValueError(f"model: Linear at position {position} takes {taken} "
+                             f"inputs, but the layer before gives {given}")
     return tuple(layer for _, layer in linears)
 
 
-def _check_layer(position: int, layer: nn.Module) -> None:
-    name = type(layer).__name__
-    if type(layer) not in (nn.Linear, nn.ReLU):
-        raise TypeError(f"model: unsupported layer {name} at position {position}; supported are "
-                        "Linear and ReLU, a leading Flatten and a final Softmax")
-    extra = set(dict(layer.named_parameters())) - {"weight", "bias"}
-    if extra:
-        raise TypeError(f"model: {name} at position {position} is reparameterised "
-                        f"({', '.join(sorted(extra))}); make its weight an ordinary parameter "
-                        "first")
-    for key in ("weight", "bias"):
-        if getattr(layer, key, None) is not None and key not in dict(layer.named_parameters()):
-            raise TypeError(f"model: {key} of {name} at position {position} is not a parameter; "
-                            "make it an nn.Parameter")
-    for key, value in layer.named_parameters():
-        if not value.is_floating_point():
-            raise TypeError(f"model: {key} of {name} at position {position} has dtype "
-                            f"{value.dtype}; use a float dtype")
-        finite(value, f"model: {key} of {name} at position {position}")
+def open_inputs(network: Network, x: Tensor | ArrayLike) -> Tensor | np.ndarray:
+    """The sample as it is, (n, N_0), nothing converted: its size is known before it is copied.
 
-
-def _refuse_shared_parameters(linears: tuple[nn.Linear, ...]) -> None:
-    """Also those that overlap in memory: moving one entry would move both."""
-    spans = sorted((p.data_ptr(), p.data_ptr() + p.nbytes)
-                   for layer in linears for p in layer.parameters())
-    if any(end > start for (_, end), (start, _) in pairwise(spans)):
-        raise ValueError("model: two layers share a parameter; the rank counts parameters as "
-                         "independent, so copy the shared layer (copy.deepcopy)")
+    Raises:
+        ValueError: no real numbers, empty, or of the wrong width.
+    """
+    sample, width = opened("x", x), network.widths[0]
+    shape = tuple(sample.shape)
+    if len(shape) < 2 or shape[0] == 0:
+        raise ValueError(f"x: found shape {shape}; give a non-empty sample of shape (n, {width})")
+    if math.prod(shape[1:]) != width:
+        raise ValueError(f"x: found shape {shape}, {math.prod(shape[1:])} values a sample; "
+                         f"the first layer takes {width}: give shape (n, {width})")
+    return sample.reshape(len(sample), width)
 
 
 def read_inputs(network: Network, x: Tensor | ArrayLike) -> Tensor:
@@ -165,14 +196,9 @@ def read_inputs(network: Network, x: Tensor | ArrayLike) -> Tensor:
 
     Raises:
         ValueError: empty, of the wrong width, or holding NaN or infinity (the first is named).
+        TypeError: the network computes something else than its layers at the first samples.
     """
-    sample, width = real_array("x", x), network.widths[0]
-    shape = tuple(sample.shape)
-    if sample.dim() < 2 or shape[0] == 0:
-        raise ValueError(f"x: found shape {shape}; give a non-empty sample of shape (n, {width})")
-    if math.prod(shape[1:]) != width:
-        raise ValueError(f"x: found shape {shape}, {math.prod(shape[1:])} values a sample; "
-                         f"the first layer takes {width}: give shape (n, {width})")
-    sample = sample.reshape(len(sample), width)
+    sample = to_float64("x", open_inputs(network, x))
     finite(sample, "x")
+    refuse_other_function(network.model, network.linears, sample[:SAMPLES])
     return sample

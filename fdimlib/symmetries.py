@@ -11,8 +11,16 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from fdimlib.arrays import finite, float64, real_array
 from fdimlib.reading import Network, read_network
-from fdimlib.validation import whole_number
+from fdimlib.validation import (
+    items,
+    real_number,
+    require_memory,
+    seed_number,
+    untouched,
+    whole_number,
+)
 
 
 def bound_of(network: Network, n: int | None = None) -> int:
@@ -23,6 +31,7 @@ def bound_of(network: Network, n: int | None = None) -> int:
     return free if n is None else min(n * network.outputs, free)
 
 
+@untouched
 def dimension_bound(
     model: nn.Sequential, n: int | None = None, *, head: str | None = None,
 ) -> int:
@@ -39,6 +48,7 @@ def dimension_bound(
     return bound_of(read_network(model, head), samples)
 
 
+@untouched
 @torch.no_grad()
 def rescale(model: nn.Sequential, factors: Iterable[Tensor | ArrayLike]) -> nn.Sequential:
     """A new network with the same function, its hidden neurons scaled.
@@ -50,7 +60,8 @@ def rescale(model: nn.Sequential, factors: Iterable[Tensor | ArrayLike]) -> nn.S
             in floating point; other factors move the parameters by their rounding.
 
     Raises:
-        ValueError: factors that do not fit the layers, or are not positive and finite.
+        TypeError, ValueError: factors that do not fit the layers, or are not positive and finite;
+            a product overflows.
 
     >>> net = relu_mlp([2, 3, 1], seed=0, bias_std=1.0)
     >>> x = torch.eye(2, dtype=torch.float64)
@@ -59,7 +70,7 @@ def rescale(model: nn.Sequential, factors: Iterable[Tensor | ArrayLike]) -> nn.S
     """
     model, linears = _copy(model)
     for layer, after, scale in _per_hidden_layer("factors", linears, factors):
-        scale = scale.to(layer.weight)
+        scale = scale.to(layer.weight.dtype).to(layer.weight.device)
         if not (torch.isfinite(scale) & (scale > 0)).all():
             raise ValueError(f"factors: found {scale.tolist()}; "
                              "every factor must be positive and finite")
@@ -67,9 +78,12 @@ def rescale(model: nn.Sequential, factors: Iterable[Tensor | ArrayLike]) -> nn.S
         if layer.bias is not None:
             layer.bias.mul_(scale)
         after.weight.div_(scale)
+        for number in (layer.weight, after.weight):
+            finite(number, f"factors: a weight times {scale.tolist()}")
     return model
 
 
+@untouched
 @torch.no_grad()
 def permute(model: nn.Sequential, permutations: Iterable[Tensor | ArrayLike]) -> nn.Sequential:
     """A new network with the same function, its hidden neurons reordered.
@@ -87,9 +101,10 @@ def permute(model: nn.Sequential, permutations: Iterable[Tensor | ArrayLike]) ->
     """
     model, linears = _copy(model)
     for layer, after, order in _per_hidden_layer("permutations", linears, permutations):
-        if sorted(order.tolist()) != list(range(layer.out_features)):
-            raise ValueError(f"permutations: found {order.tolist()}; "
-                             f"give each of 0..{layer.out_features - 1} once")
+        if sorted(order.tolist()) != list(range(len(layer.weight))):
+            given = ", ".join(f"{number:g}" for number in order.tolist())
+            raise ValueError(f"permutations: found [{given}]; "
+                             f"give each of 0..{len(layer.weight) - 1} once")
         order = order.long().to(layer.weight.device)
         layer.weight.copy_(layer.weight[order])
         if layer.bias is not None:
@@ -108,8 +123,8 @@ def _per_hidden_layer(
     name: str, linears: Sequence[nn.Linear], values: Iterable[Tensor | ArrayLike],
 ) -> Iterator[tuple[nn.Linear, nn.Linear, Tensor]]:
     """(layer, next layer, its vector of values) for each hidden layer."""
-    vectors = [torch.as_tensor(v) for v in values]
-    sizes = [layer.out_features for layer in linears[:-1]]
+    vectors = [real_array(name, v) for v in items(name, values, "one list for each layer")]
+    sizes = [len(layer.weight) for layer in linears[:-1]]
     shapes = [tuple(v.shape) for v in vectors]
     if shapes != [(size,) for size in sizes]:
         raise ValueError(f"{name}: found shapes {shapes}; "
@@ -127,9 +142,10 @@ def round_to_grid_(parameters: Iterable[Tensor]) -> None:
     expected to meet 1e-3 times. The grid is as fine as float32 between ⅛ and ¼.
     """
     for p in parameters:
-        p.copy_((p.double() * 2.0**26).round_() * 2.0**-26)
+        p.copy_(((float64(p) * 2.0**26).round_() * 2.0**-26).to(p.dtype))
 
 
+@untouched
 def relu_mlp(widths: Sequence[int], *, seed: int = 0, bias_std: float = 0.0) -> nn.Sequential:
     """A fully connected ReLU network with Glorot-uniform weights, in float64.
 
@@ -140,21 +156,28 @@ def relu_mlp(widths: Sequence[int], *, seed: int = 0, bias_std: float = 0.0) -> 
         seed: the weights depend on nothing else.
         bias_std: standard deviation of Gaussian biases; 0 gives the protocol's zero biases.
 
+    The network is on the CPU, whatever the default device; `.to` moves it.
+
     >>> relu_mlp([784, 30, 30, 30, 10], seed=0)[0].weight.shape
     torch.Size([30, 784])
     """
-    if len(widths) < 2:
-        raise ValueError(f"widths: found {list(widths)}; "
+    sizes = items("widths", widths, "[784, 30, 10]")
+    if len(sizes) < 2:
+        raise ValueError(f"widths: found {sizes}; "
                          "give at least two positive integers, e.g. [784, 30, 10]")
-    widths = [whole_number("widths", width, 1) for width in widths]
-    generator = torch.Generator().manual_seed(seed)
+    sizes = [whole_number("widths", width, 1) for width in sizes]
+    bias_std = real_number("bias_std", bias_std, 0)
+    generator = torch.Generator().manual_seed(seed_number("seed", seed))
+    parameters = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(sizes))
+    require_memory(24 * parameters, "cpu", f"widths: the {parameters:,} parameters")
     layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise(widths):
+    for fan_in, fan_out in pairwise(sizes):
         # An ordinary Linear would draw weights that are thrown away from torch's global generator.
         linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out, dtype=torch.float64)
         assert isinstance(linear, nn.Linear)
         nn.init.xavier_uniform_(linear.weight, generator=generator)
         nn.init.normal_(linear.bias, std=bias_std, generator=generator)
         round_to_grid_(linear.parameters())
+        finite(linear.bias, f"bias_std: with {bias_std}, a bias drawn")
         layers += [linear, nn.ReLU()]
     return nn.Sequential(*layers[:-1])

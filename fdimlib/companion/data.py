@@ -13,7 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fdimlib.validation import whole_number
+from fdimlib.arrays import finite, opened, to_float64
+from fdimlib.validation import (
+    real_number,
+    require_memory,
+    seed_number,
+    untouched,
+    whole_number,
+)
 
 ROOT_VARIABLE = "FDIMLIB_MNIST"
 PACKAGED = (5_000, 10_000)  # pools inside the package; the larger one begins with the smaller
@@ -146,24 +153,47 @@ def _read_idx(root: Path, name: str, dimensions: int) -> np.ndarray:
     return np.frombuffer(raw, np.uint8, offset=begin).reshape(shape)
 
 
+@untouched
 def add_noise(x: Tensor, level: float, *, seed: int = 0) -> Tensor:
-    """x plus independent N(0, level²) noise on every coordinate, not clipped."""
-    if not level >= 0:
-        raise ValueError(f"level: found {level}; give a standard deviation, at least 0")
-    x = x if x.is_floating_point() else x.to(torch.float64)
-    noise = np.random.default_rng(seed).standard_normal(tuple(x.shape))
-    return x + level * torch.from_numpy(noise).to(x)
+    """x plus independent N(0, level²) noise on every coordinate, not clipped.
+
+    Raises:
+        ValueError: no numbers, a negative level, or a sum that overflows.
+    """
+    level, seed = real_number("level", level, 0), seed_number("seed", seed)
+    values = opened("x", x)
+    require_memory(24 * math.prod(values.shape), "cpu", "x: as much noise")
+    real = isinstance(values, Tensor) and values.is_floating_point()
+    clean = values if real else to_float64("x", values)
+    assert isinstance(clean, Tensor)
+    finite(clean, "x")
+    noise = torch.from_numpy(np.random.default_rng(seed).standard_normal(tuple(clean.shape)))
+    noisy = clean + level * noise.to(clean.dtype).to(clean.device)
+    finite(noisy, f"level: with {level}, x plus noise")
+    return noisy
 
 
+@untouched
 def randomize_labels(y: Tensor, share: float, *, classes: int = 10, seed: int = 0) -> Tensor:
     """Labels of which a random `share` is drawn anew, uniformly over the classes.
 
     So some keep theirs by chance.
+
+    Raises:
+        ValueError: no vector of integers, a share that is none, or more classes than the type of
+            the labels can tell apart.
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"share: found {share}; give a number from 0 to 1")
+    share, seed = real_number("share", share, 0, 1), seed_number("seed", seed)
+    given = opened("y", y)
+    require_memory(24 * math.prod(given.shape), "cpu", "y: the new labels")
+    labels = given.clone() if isinstance(given, Tensor) else torch.from_numpy(given.copy())
+    if labels.dim() != 1 or labels.is_floating_point() or labels.dtype is torch.bool:
+        raise ValueError(f"y: found shape {tuple(labels.shape)}, dtype {labels.dtype}; "
+                         "give integer labels of shape (n,)")
+    most = min(torch.iinfo(labels.dtype).max, torch.iinfo(torch.int64).max - 1)
+    classes = whole_number("classes", classes, 1, most + 1)
     rng = np.random.default_rng(seed)
-    chosen = torch.from_numpy(rng.permutation(len(y))[: round(share * len(y))])
-    y = y.clone()
-    y[chosen] = torch.from_numpy(rng.integers(classes, size=len(chosen))).to(y)
-    return y
+    chosen = torch.from_numpy(rng.permutation(len(labels))[: round(share * len(labels))])
+    drawn = torch.from_numpy(rng.integers(classes, size=len(chosen)))
+    labels[chosen.to(labels.device)] = drawn.to(labels.dtype).to(labels.device)
+    return labels

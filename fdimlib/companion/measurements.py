@@ -11,13 +11,10 @@ from torch import Tensor, nn
 from fdimlib.companion.data import add_noise, mnist_sample, randomize_labels
 from fdimlib.companion.experiments import CLASSES, HIDDEN_LAYERS, Point
 from fdimlib.companion.training import evaluate, train
-from fdimlib.dimension import (
-    batch_functional_dimension,
-    full_functional_dimension,
-    gaussian_inputs,
-)
+from fdimlib.dimension import batch_functional_dimension, full_functional_dimension
 from fdimlib.explanation import kernel_terms
 from fdimlib.finite_field import primes
+from fdimlib.gaussian import gaussian_inputs
 from fdimlib.numerical import numerical_rank, spectrum
 from fdimlib.patterns import activation_pattern
 from fdimlib.reading import read_network

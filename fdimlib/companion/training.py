@@ -10,9 +10,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from fdimlib.reading import read_inputs, read_network
+from fdimlib.arrays import integers, rounded_to
+from fdimlib.reading import Network, read_inputs, read_network
 from fdimlib.symmetries import round_to_grid_
-from fdimlib.validation import whole_number
+from fdimlib.validation import (
+    flag,
+    items,
+    real_number,
+    seed_number,
+    untouched,
+    whole_number,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,6 +43,9 @@ class Checkpoint:
         return f"epoch {self.epoch}: loss {self.loss:.3g}, accuracy {self.accuracy:.1%}"
 
 
+@untouched
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train(
     model: nn.Sequential, x: Tensor | ArrayLike, y: Tensor | ArrayLike, *,
     epochs: int | None = None, checkpoints: Sequence[int] = (40, 80, 280, 680),
@@ -48,13 +59,15 @@ def train(
     model itself stays as it is; precision and device are the model's own.
 
     Args:
-        model: network with one output a class; a final Softmax is left out of the loss.
+        model: network with one output a class; a final Softmax is left out of the loss. Frozen
+            parameters (`requires_grad=False`) stay as they are.
         x, y: inputs (n, N_0) and integer labels (n,).
         epochs: None: up to the last checkpoint. Checkpoints beyond `epochs` are not reached.
         seed: of the shuffling; together with the model it determines the run.
 
     Raises:
-        ValueError: labels that do not fit the network or the inputs, or options out of range.
+        TypeError, ValueError: labels that do not fit the network or the inputs, or options out of
+            range.
         FloatingPointError: the loss became NaN or infinite; the learning rate is too high.
 
     >>> import fdimlib as fd
@@ -64,47 +77,48 @@ def train(
     2
     """
     network = read_network(model)
-    inputs = read_inputs(network, x)
-    labels = _read_labels(y, len(inputs), network.widths[-1])
-    checkpoints = [whole_number("checkpoints", epoch, 0) for epoch in checkpoints]
-    epochs = whole_number("epochs", max(checkpoints, default=0) if epochs is None else epochs, 1)
+    inputs, labels = _in_precision_of(network, read_inputs(network, x), y)
+    kept_at = [whole_number("checkpoints", epoch, 0)
+               for epoch in items("checkpoints", checkpoints, "(40, 80)")]
+    epochs = whole_number("epochs", max(kept_at, default=0) if epochs is None else epochs, 1)
     batch_size = whole_number("batch_size", batch_size, 1)
-    if not lr > 0:
-        raise ValueError(f"lr: found {lr}; give a positive learning rate")
+    lr = real_number("lr", lr, above=0)
+    generator = torch.Generator().manual_seed(seed_number("seed", seed))
+    progress = flag("progress", progress)
 
     model = copy.deepcopy(model)
     logits = _without_softmax(model)
-    weight = network.linears[0].weight
-    inputs, labels = inputs.to(weight), labels.to(weight.device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    generator = torch.Generator().manual_seed(seed)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise ValueError("model: all its parameters are frozen, so that nothing can be trained; "
+                         "call model.requires_grad_() first")
+    optimizer = torch.optim.SGD(trained, lr=lr)
     history: list[float] = []
     kept = [_checkpoint(0, model, inputs, labels, history)]
     steps = tqdm(range(1, epochs + 1), desc="training", unit="epoch", delay=2, disable=not progress)
     for epoch in steps:
         total = 0.0
-        for batch in torch.randperm(len(inputs), generator=generator).split(batch_size):
+        order = torch.randperm(len(inputs), generator=generator, device="cpu")
+        for batch in order.split(batch_size):
             optimizer.zero_grad()
             loss = cross_entropy(logits(inputs[batch]), labels[batch])
             loss.backward()
             optimizer.step()
-            round_to_grid_(model.parameters())
+            round_to_grid_(trained)
             total += loss.item() * len(batch)
         history.append(total / len(inputs))
-        if epoch in checkpoints or epoch == epochs:
+        if epoch in kept_at or epoch == epochs:
             kept.append(_checkpoint(epoch, model, inputs, labels, history))
     return kept
 
 
-def _read_labels(y: Tensor | ArrayLike, count: int, classes: int) -> Tensor:
-    """The labels as int64, if they are `count` integers from 0 to `classes` − 1."""
-    labels = torch.as_tensor(y)
-    fits = labels.shape == (count,) and not labels.is_floating_point()
-    if not fits or labels.min() < 0 or labels.max() >= classes:
-        values = f", values {labels.min()} to {labels.max()}" if labels.numel() else ""
-        raise ValueError(f"y: found shape {tuple(labels.shape)}, dtype {labels.dtype}{values}; "
-                         f"give {count} integer labels from 0 to {classes - 1}")
-    return labels.long()
+def _in_precision_of(
+    network: Network, inputs: Tensor, y: Tensor | ArrayLike,
+) -> tuple[Tensor, Tensor]:
+    """Inputs in the network's precision, and the labels, where the network is."""
+    network.dtype()
+    labels = integers("y", y, len(inputs), network.widths[-1] - 1)
+    return rounded_to(inputs, network.linears[0].weight, "x"), labels.to(network.device)
 
 
 def _without_softmax(model: nn.Sequential) -> nn.Sequential:
@@ -112,20 +126,31 @@ def _without_softmax(model: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*(layer for layer in model if type(layer) is not nn.Softmax))
 
 
+@untouched
+def evaluate(
+    model: nn.Sequential, x: Tensor | ArrayLike, y: Tensor | ArrayLike,
+) -> tuple[float, float]:
+    """Mean cross-entropy (nats) and accuracy (0 to 1) on inputs (n, N_0) and labels (n,).
+
+    Raises:
+        TypeError, ValueError: inputs or labels that do not fit the network.
+    """
+    network = read_network(model)
+    return _evaluate(model, *_in_precision_of(network, read_inputs(network, x), y))
+
+
 @torch.no_grad()
-def evaluate(model: nn.Sequential, x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and accuracy (0 to 1) on inputs (n, N_0) and labels (n,)."""
-    out = _without_softmax(model)(x.to(next(model.parameters())))
-    y = y.to(out.device)
-    return cross_entropy(out, y).item(), (out.argmax(dim=1) == y).double().mean().item()
+def _evaluate(model: nn.Sequential, x: Tensor, y: Tensor) -> tuple[float, float]:
+    out = _without_softmax(model)(x)
+    return cross_entropy(out, y).item(), (out.argmax(dim=1) == y).cpu().double().mean().item()
 
 
 def _checkpoint(
     epoch: int, model: nn.Sequential, x: Tensor, y: Tensor, history: list[float],
 ) -> Checkpoint:
-    loss, accuracy = evaluate(model, x, y)
+    loss, accuracy = _evaluate(model, x, y)
     if not loss < float("inf"):
-        raise FloatingPointError(f"training diverged: the loss is {loss} after epoch {epoch}; "
+        raise FloatingPointError(f"lr: training diverged: the loss is {loss} after epoch {epoch}; "
                                  "lower lr")
     frozen = copy.deepcopy(model)
     frozen.zero_grad(set_to_none=True)

@@ -68,15 +68,19 @@ MODELS = {  # model: (error, found, what to do)
     "not a Sequential": (
         L(3, 2), TypeError, "model: found Linear, not a torch.nn.Sequential", "nn.Sequential(nn."),
     "own forward": (
-        Residual(L(3, 3)), TypeError, "model: found Residual", "write it as nn.Sequential"),
+        Residual(L(3, 3)), TypeError, "model: found test_networks.Residual", "write it as nn.Sequential"),
     "hook": (hooked(), TypeError, "ReLU 1 has a forward hook", "remove the hook"),
     "unsupported": (TANH, TypeError, "unsupported layer Tanh at position 1", "supported"),
     "dropout": (DROPOUT, TypeError, "layer Dropout at position 2", "supported"),
     "log-softmax": (
         S(L(3, 2), nn.LogSoftmax(dim=1)), TypeError, "LogSoftmax at position 1", "supported"),
     "nested": (S(S(L(3, 2))), TypeError, "layer Sequential at position 0", "supported"),
-    "spectral norm": (SPECTRAL, TypeError, "ParametrizedLinear", "supported"),
-    "weight norm": (WEIGHT_NORM, TypeError, "ParametrizedLinear", "supported"),
+    "spectral norm": (
+        SPECTRAL, TypeError, "parameters of model[0] are made from others",
+        "call torch.nn.utils.parametrize.remove_parametrizations(model[0], 'weight') first"),
+    "weight norm": (
+        WEIGHT_NORM, TypeError, "parameters of model[0] are made from others",
+        "call torch.nn.utils.parametrize.remove_parametrizations(model[0], 'weight') first"),
     "weight buffer": (
         buffered("weight"), TypeError, "weight of Linear at position 0 is not", "nn.Parameter"),
     "bias buffer": (
