@@ -5,27 +5,27 @@ notebook, in another environment with another fdimlib. Nothing is looked up here
 """
 
 import os
+import socket
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import zmq
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from fdimlib.companion import REPOSITORY
 
-LONGEST_ADDRESS = getattr(zmq, "IPC_PATH_MAX_LEN", 0) or 100
+LONGEST_ADDRESS = 100  # bytes in the name of a socket: 107 on Linux, 103 on macOS
 
 
 class OwnKernel(AsyncKernelManager):
     """Starts a kernel in this interpreter, with this fdimlib, whatever kernelspecs exist.
 
     Its files, IPython's profile among them, lie in a private folder that goes with it: nothing of
-    the user's configuration is read or written. It is spoken to through files there (IPC) where
-    the platform has that, so that no ports are taken.
+    the user's configuration is read or written. It is spoken to through sockets there (IPC)
+    where the platform has them, so that no ports are taken.
 
     Raises:
         ModuleNotFoundError: on starting, without ipykernel.
@@ -36,7 +36,7 @@ class OwnKernel(AsyncKernelManager):
         self._folder = TemporaryDirectory(prefix="fdimlib-")
         self.connection_file = str(Path(self._folder.name) / "kernel.json")
         address = Path(self._folder.name) / "kernel-ipc-5"
-        if zmq.has("ipc") and len(os.fsencode(address)) <= LONGEST_ADDRESS:
+        if hasattr(socket, "AF_UNIX") and len(os.fsencode(address)) <= LONGEST_ADDRESS:
             self.transport = "ipc"
 
     @property
