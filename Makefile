@@ -17,13 +17,13 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest -c pyproject.toml --rootdir=. --nbval --nbval-current-env notebooks
 
 lab: $(VENV)/installed
-	$(OWN_KERNELS) $(BIN)/python -m jupyter lab notebooks/00_start_here.ipynb
+	$(OWN_KERNELS) $(BIN)/python -m jupyterlab notebooks/00_start_here.ipynb
 
 # For contributors: execute the committed notebooks in place (NB=notebooks/01_… for one), and write
 # the index of the figures.
 NB ?= notebooks/*.ipynb
 refresh: $(VENV)/installed
-	$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace \
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.kernel_manager_class=fdimlib.companion.kernels.OwnKernel \
 		--ExecutePreprocessor.record_timing=False $(NB)
 	$(BIN)/python -c 'from fdimlib.companion import figures; figures.write_index(figures.folder())'
