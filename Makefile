@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
+# JupyterLab looks kernels up by name: this environment's come first.
+OWN_KERNELS = JUPYTER_PATH="$(CURDIR)/$(VENV)/share/jupyter$(if $(JUPYTER_PATH),:$(JUPYTER_PATH))"
 
 .PHONY: figures test lab refresh
 figures: $(VENV)/installed
@@ -15,13 +17,15 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest -c pyproject.toml --rootdir=. --nbval --nbval-current-env notebooks
 
 lab: $(VENV)/installed
-	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+	$(OWN_KERNELS) $(BIN)/python -m jupyterlab notebooks/00_start_here.ipynb
 
 # For contributors: execute the committed notebooks in place (NB=notebooks/01_… for one), and write
 # the index of the figures.
 NB ?= notebooks/*.ipynb
 refresh: $(VENV)/installed
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(NB)
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.kernel_manager_class=fdimlib.companion.kernels.OwnKernel \
+		--ExecutePreprocessor.record_timing=False $(NB)
 	$(BIN)/python -c 'from fdimlib.companion import figures; figures.write_index(figures.folder())'
 
 $(VENV)/installed: requirements.lock pyproject.toml

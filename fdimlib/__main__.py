@@ -19,7 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
             _require_cuda()
         _require_known(getattr(options, "experiment", []))
     run: Callable[[argparse.Namespace], int] = getattr(_module_of(options.command), options.command)
-    return run(options)
+    try:
+        return run(options)
+    except OSError as problem:  # a file that cannot be read or written: a sentence, no traceback
+        sys.exit(f"{options.command}: {problem}")
 
 
 def _module_of(command: str) -> Any:
@@ -95,8 +98,13 @@ def _add_companion(commands: Any) -> None:
     for command in (sweep, status):
         command.add_argument("experiment", nargs="*", help=f"{', '.join(TABLES)}; default: all")
     for command in (sweep, status, rerun):
-        command.add_argument("--records", type=Path,
-                             help="folder of the records (default: build/records in the clone)")
+        command.add_argument("--records", type=Path, metavar="DIR",
+                             help="folder of the records (default: records/ in that of --build)")
+    for command in (figures, sweep, status, rerun):
+        command.add_argument("--build", type=Path, metavar="DIR",
+                             help="folder for what is written beside figures and tables: executed "
+                                  "copies, records (default: that in the environment variable "
+                                  "FDIMLIB_BUILD, else build/ in the clone)")
 
 
 def _setting(text: str) -> tuple[str, int | str]:

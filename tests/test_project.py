@@ -42,7 +42,8 @@ def third_party_imports(path):
              for alias in node.names}
     names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     modules = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"fdimlib"}
-    return {name.lower() for module in modules for name in distributions()[module]}
+    return {name.lower().replace("_", "-") for module in modules
+            for name in distributions()[module]}
 
 
 @pytest.mark.parametrize("folder, groups", [

@@ -1,12 +1,8 @@
 """Inputs: real MNIST digits, Gaussian samples, and the corruptions of the paper's experiments."""
 
-import gzip
 import math
 import os
-import zlib
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +10,8 @@ import torch
 from torch import Tensor
 
 from fdimlib.arrays import finite, opened, to_float64
+from fdimlib.companion.idx import read_folder
+from fdimlib.companion.packaged import PACKAGED, Pool, packaged_digits
 from fdimlib.validation import (
     real_number,
     require_memory,
@@ -23,10 +21,6 @@ from fdimlib.validation import (
 )
 
 ROOT_VARIABLE = "FDIMLIB_MNIST"
-PACKAGED = (5_000, 10_000)  # pools inside the package; the larger one begins with the smaller
-
-Pool = tuple[np.ndarray, np.ndarray, str]
-"""Images (n, 28, 28) uint8, labels (n,) uint8, and where they come from."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,7 +34,7 @@ class Sample:
     source: str
 
     def __repr__(self) -> str:
-        return (f"{len(self.x_train):,} training and {len(self.x_test):,} test digits "
+        return (f"{len(self.x_train):,} training and {len(self.x_test):,} test images "
                 f"from {self.source}")
 
 
@@ -53,25 +47,30 @@ def mnist_sample(
     Args:
         n_train, n_test: sizes; together at most 10,000, or 70,000 with the full set.
         seed: of the split.
-        root: folder of the four standard IDX files (train-images-idx3-ubyte, …, plain or .gz);
-            None takes the folder in the environment variable FDIMLIB_MNIST, and without it the
-            digits inside the package. Nothing is downloaded.
+        root: folder of the four standard IDX files (train-images-idx3-ubyte, …, plain or .gz,
+            also as train-images.idx3-ubyte), or one that holds them in MNIST/raw, as torchvision's
+            does. Sets like MNIST are read too, and `source` says what was read; where a folder
+            holds several, add the beginning of the names: data/emnist-digits. None takes the
+            folder in the environment variable FDIMLIB_MNIST, and without it the digits inside the
+            package. Nothing is downloaded.
         pool: how many digits the split is drawn from, which decides what a seed gives: 5000 or
             10000, digits inside the package, or the size of the full set in the folder. None: the
             folder where one is named, else 5000 where that is enough and 10000 where it is not.
 
     Raises:
-        ValueError: sizes that are not positive or exceed what is there.
-        FileNotFoundError: `root` lacks one of the files.
+        ValueError: sizes that are not positive or exceed what is there; a damaged file.
+        FileNotFoundError: `root` lacks one of the files; names that come near are listed.
 
     >>> mnist_sample(100, 50)
-    100 training and 50 test digits from the package's 5,000 MNIST digits
+    100 training and 50 test images from the package's 5,000 MNIST digits
     """
     n_train, n_test = whole_number("n_train", n_train, 1), whole_number("n_test", n_test, 1)
-    images, labels, source = _pool(root, pool, n_train + n_test)
+    seed = whole_number("seed", seed, 0)
+    pool = None if pool is None else whole_number("pool", pool, 1)
+    images, labels, source, _ = _pool(root, pool, n_train + n_test)
     if n_train + n_test > len(images):
-        raise ValueError(f"n_train, n_test: found {n_train} + {n_test}, but {source} holds "
-                         f"{len(images):,}; take fewer, or give the folder of the full set "
+        raise ValueError(f"n_train, n_test: found {n_train} + {n_test}, but there are {source}; "
+                         "take fewer, or give the folder of the full set "
                          f"(root= or {ROOT_VARIABLE})")
     order = np.random.default_rng(seed).permutation(len(images))[: n_train + n_test]
     x = torch.from_numpy(images[order].reshape(len(order), -1)).to(torch.float64) / 255
@@ -80,77 +79,40 @@ def mnist_sample(
 
 
 def pool_size(packaged: int = PACKAGED[0]) -> int:
-    """The pool that an experiment draws from: the full set in FDIMLIB_MNIST, or else `packaged`."""
+    """The pool that an experiment draws from: the full set in FDIMLIB_MNIST, or else `packaged`.
+
+    Raises:
+        FileNotFoundError, ValueError: FDIMLIB_MNIST names no folder of MNIST's digits.
+    """
     root = os.environ.get(ROOT_VARIABLE)
-    return len(_read_idx_folder(Path(root))[0]) if root else packaged
+    if not root:
+        return packaged
+    pool = read_folder(ROOT_VARIABLE, root)
+    if not pool.mnist:  # the key of a record says how many digits there were, and means MNIST's
+        raise ValueError(f"{ROOT_VARIABLE}: found {pool.source}; the experiments are recorded as "
+                         "being on MNIST, so name the folder of its 70,000 digits, or unset the "
+                         "variable")
+    return len(pool.images)
 
 
 def _pool(root: str | Path | None, pool: int | None, wanted: int) -> Pool:
     """See `mnist_sample` for root and pool."""
-    if root is None and pool is not None and pool in PACKAGED:
-        return _packaged_digits(pool)
-    root = root or os.environ.get(ROOT_VARIABLE)
-    if root:
-        full = _read_idx_folder(Path(root))
-        if pool not in (None, len(full[0])):
-            raise ValueError(f"pool: found {pool!r}, but there are {full[2]}; leave pool out, or "
-                             f"leave root out for a pool of {PACKAGED[0]} or {PACKAGED[1]} digits "
-                             "inside the package")
+    if root is None and pool in PACKAGED:
+        return packaged_digits(pool)
+    named = ROOT_VARIABLE if root is None else "root"
+    folder = (os.environ.get(ROOT_VARIABLE) or None) if root is None else root
+    if folder is not None:
+        full = read_folder(named, folder)
+        if pool not in (None, len(full.images)):
+            raise ValueError(f"pool: found {pool!r}, but there are {full.source}; leave pool out, "
+                             f"or leave root out for a pool of {PACKAGED[0]} or {PACKAGED[1]} "
+                             "digits inside the package")
         return full
     if pool is not None:
         raise ValueError(f"pool: found {pool!r}; use {PACKAGED[0]} or {PACKAGED[1]}, digits inside "
                          f"the package, or name the folder of the full set (root= or "
                          f"{ROOT_VARIABLE})")
-    return _packaged_digits(PACKAGED[wanted > PACKAGED[0]])
-
-
-@cache
-def _packaged_digits(pool: int) -> Pool:
-    parts = []
-    digits = resources.files("fdimlib.companion").joinpath("digits")
-    for name in ("mnist_5000.npz", "mnist_other_5000.npz")[: 1 + PACKAGED.index(pool)]:
-        with digits.joinpath(name).open("rb") as file:
-            with np.load(file, allow_pickle=False) as arrays:
-                parts.append((arrays["images"], arrays["labels"]))
-    images, labels = (np.concatenate(arrays) for arrays in zip(*parts))
-    return images, labels, f"the package's {pool:,} MNIST digits"
-
-
-@cache
-def _read_idx_folder(root: Path) -> Pool:
-    parts = []
-    for part in ("train", "t10k"):
-        images = _read_idx(root, f"{part}-images-idx3-ubyte", 3)
-        labels = _read_idx(root, f"{part}-labels-idx1-ubyte", 1)
-        if len(images) != len(labels) or images.shape[1:] != (28, 28):
-            raise ValueError(f"root: {root} holds {len(images)} {part} images of shape "
-                             f"{images.shape[1:]} but {len(labels)} labels; as many labels as "
-                             "images of 28 × 28 pixels belong together")
-        parts.append((images, labels))
-    images, labels = (np.concatenate(arrays) for arrays in zip(*parts))
-    return images, labels, f"{len(images):,} MNIST digits in {root}"
-
-
-def _read_idx(root: Path, name: str, dimensions: int) -> np.ndarray:
-    """The IDX format: magic (0, 0, 8 = uint8, dimensions), big-endian sizes, then the bytes."""
-    paths = [path for path in (root / name, root / f"{name}.gz") if path.is_file()]
-    if not paths:
-        raise FileNotFoundError(f"root: {root} has no {name} or {name}.gz; "
-                                "it must hold the four standard MNIST files")
-    raw = paths[0].read_bytes()
-    if paths[0].suffix == ".gz":
-        try:
-            raw = gzip.decompress(raw)
-        except (EOFError, OSError, zlib.error) as damage:
-            raise ValueError(f"root: {paths[0]} is not a complete gzip file ({damage}); "
-                             "fetch it again") from damage
-    begin = 4 + 4 * dimensions
-    complete = raw[:4] == bytes([0, 0, 8, dimensions]) and len(raw) >= begin
-    shape = np.frombuffer(raw[4:begin], ">i4").tolist() if complete else []
-    if not complete or len(raw) != begin + math.prod(shape):
-        raise ValueError(f"root: {paths[0]} is not a complete IDX file of {dimensions} dimensions; "
-                         "fetch it again")
-    return np.frombuffer(raw, np.uint8, offset=begin).reshape(shape)
+    return packaged_digits(PACKAGED[wanted > PACKAGED[0]])
 
 
 @untouched

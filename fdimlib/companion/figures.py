@@ -18,6 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image as PngFile
 
 from fdimlib.companion import REPOSITORY
+from fdimlib.companion.parameters import check_parameters
+
+__all__ = [
+    "Checks", "check_parameters", "draw_seeds", "folder", "ratio_axis", "save", "spread",
+    "use_style", "write_index",
+]
 
 FOLDER_VARIABLE = "FDIMLIB_FIGURES"
 
@@ -36,8 +42,8 @@ def use_style() -> None:
 
 def folder() -> Path:
     """Where figures go: the folder FDIMLIB_FIGURES, else figures/ in the repository, else here."""
-    if FOLDER_VARIABLE in os.environ:
-        return Path(os.environ[FOLDER_VARIABLE])
+    if named := os.environ.get(FOLDER_VARIABLE):
+        return Path(named).expanduser()
     return (REPOSITORY if (REPOSITORY / "notebooks").is_dir() else Path.cwd()) / "figures"
 
 
@@ -137,16 +143,22 @@ def spread(values: pd.Series, spec: str = ",.0f") -> str:
 
 
 def write_index(target: Path) -> Path:
-    """figures/README.md: every figure with notebook and caption, read from the PNG files."""
+    """figures/README.md: every figure with notebook and caption, read from the PNG files.
+
+    Pictures that no notebook made, and that carry no caption, are left out.
+    """
     lines = ["# Figures", "",
              "Made by `make figures`; this page is generated. The PDF of each figure and, under "
              "`data/`, the table behind it have the same name.", ""]
     for path in sorted(target.glob("[0-9]*.png")):
         with PngFile.open(path) as picture:
             text = picture.info  # stands before the pixels, which need not be read
-        notebook = next((REPOSITORY / "notebooks").glob(f"{path.name[:2]}_*.ipynb")).name
+        makers = sorted((REPOSITORY / "notebooks").glob(f"{path.name[:2]}_*.ipynb"))
+        if not makers or not {"Comment", "Description"} <= set(text):
+            continue
+        notebook = makers[0].name
         lines += [f"## {path.stem}", "", f"![{text['Comment']}]({path.name})", "",
-                  text["Description"], "",
+                  str(text["Description"]), "",
                   f"Notebook: [{notebook}](../notebooks/{notebook})", ""]
     index = target / "README.md"
     index.write_text("\n".join(lines), encoding="utf-8")

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fdimlib.companion.data import add_noise, mnist_sample, randomize_labels
+from fdimlib.companion.data import add_noise, mnist_sample, pool_size, randomize_labels
 from fdimlib.companion.experiments import CLASSES, HIDDEN_LAYERS, Point
+from fdimlib.companion.packaged import PACKAGED
 from fdimlib.companion.training import evaluate, train
 from fdimlib.dimension import batch_functional_dimension, full_functional_dimension
 from fdimlib.explanation import kernel_terms
@@ -29,6 +30,8 @@ def compute(points: list[Point], device: str = "cpu") -> Iterator[tuple[Point, O
     run = points[0].run
     needed = max([point.samples for point in points if point.inputs == "test"], default=1)
     try:
+        if run.digits not in PACKAGED:
+            pool_size()  # refuses what is not MNIST
         digits = mnist_sample(run.n_train, needed, seed=run.seed, pool=run.digits)
         x = add_noise(digits.x_train, run.noise, seed=run.seed)
         y = randomize_labels(digits.y_train, run.random_labels, seed=run.seed)

@@ -1,8 +1,9 @@
 """Results on disk, one JSON file a point, so that a sweep can be killed at any moment and go on.
 
 A record is written under a temporary name and renamed, so it is there whole or not at all. A file
-that cannot be read, or that answers another question than its name says, is set aside with a
-warning and its point computed again. Published tables (figures/data/*_paper.csv) count as records
+that cannot be read, or that answers another question than its name says, is no record: a warning
+says so, and the file is set aside when its point is computed again. Asking writes nothing.
+Published tables (figures/data/*_paper.csv) count as records
 too: a fresh clone begins where the last one ended.
 """
 
@@ -23,6 +24,9 @@ SVD_COLUMNS = (
     "exact_logits", "svd_float32_softmax", "svd_float64_softmax", "svd_float32_logits",
     "svd_float64_logits", "svd_seconds",
 )
+
+ABSENT = (FileNotFoundError, NotADirectoryError)
+DAMAGE = (ValueError, KeyError, TypeError)  # what reading a file that is no record can raise
 
 
 class Records:
@@ -53,10 +57,9 @@ class Records:
         """done, running (its training run is in some process's hands), failed or missing."""
         if self.get(point) is not None:
             return "done"
-        with self.claim(point.run) as free:
-            if not free:
-                return "running"
-            return "failed" if self.error(point) else "missing"
+        if _held(self._lock(point.run)):
+            return "running"
+        return "failed" if self.error(point) else "missing"
 
     def put(self, point: Point, **outcome: Any) -> None:
         """Write `result=` (a dict of JSON values) or `error=` (a sentence).
@@ -66,6 +69,7 @@ class Records:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(point)
+        self._set_aside_if_damaged(point)
         text = json.dumps({"point": point.fields, "protocol": PROTOCOL} | outcome, indent=1)
         temporary = path.with_suffix(".tmp")
         try:
@@ -83,10 +87,11 @@ class Records:
 
         The claim ends with the block, or with the process.
         """
-        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / "locks" / f"{run.key}.lock")
+        path = self._lock(run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=0.1, poll_interval=0.01)  # a query holds it for a moment
         except Timeout:
             yield False
             return
@@ -98,23 +103,52 @@ class Records:
     def _path(self, point: Point) -> Path:
         return self.folder / f"{point.key}.json"
 
+    def _lock(self, run: Run) -> Path:
+        return self.folder / "locks" / f"{run.key}.lock"
+
     def _read(self, point: Point) -> dict[str, Any] | None:
+        """The record of a point; None where there is none that can be used."""
+        try:
+            return self._load(point)
+        except ABSENT:
+            return None
+        except DAMAGE as damage:
+            warnings.warn(f"record {self._path(point).name} cannot be used ({damage}); its point "
+                          "counts as missing until a sweep computes it again", stacklevel=4)
+            return None
+
+    def _load(self, point: Point) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(self._path(point).read_text(encoding="utf-8"))
+        same_setting = record["point"] == point.fields and record["protocol"] == PROTOCOL
+        if not same_setting or not {"result", "error"} & set(record):
+            raise ValueError("its setting is not the one its name stands for")
+        return record
+
+    def _set_aside_if_damaged(self, point: Point) -> None:
         path = self._path(point)
         try:
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            same_setting = record["point"] == point.fields and record["protocol"] == PROTOCOL
-            if not same_setting or not {"result", "error"} & set(record):
-                raise ValueError("its setting is not the one its name stands for")
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError) as damage:
+            self._load(point)
+        except ABSENT:
+            return
+        except DAMAGE:
             earlier = sum(1 for _ in self.folder.glob(f"{path.stem}.aside-*"))
-            aside = path.with_suffix(f".aside-{earlier}")
-            path.replace(aside)
-            warnings.warn(f"record {path.name} cannot be used ({damage}); "
-                          f"set aside as {aside.name}", stacklevel=3)
-            return None
-        return record
+            path.replace(path.with_suffix(f".aside-{earlier}"))
+
+
+def _held(lock: Path) -> bool:
+    """Whether some process holds a lock; nothing is made or written to find out."""
+    try:
+        import fcntl  # not on Windows, where nobody can be asked
+    except ImportError:
+        return False
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except ABSENT:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def table(records: Records, points: list[Point]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from fdimlib.companion import REPOSITORY
+from fdimlib.companion import REPOSITORY, build_folder
 from fdimlib.companion.experiments import PRESETS, Point, Run, experiments
 from fdimlib.companion.measurements import Outcome, compute, describe, fingerprint, ranks
 from fdimlib.companion.records import Records, table
@@ -24,7 +24,6 @@ __all__ = [
     "ranks", "results", "sound", "submit", "sweep",
 ]
 
-FOLDER = REPOSITORY / "build" / "records"
 SHORT = 2e12  # operations; half a minute on two cores
 
 
@@ -33,10 +32,10 @@ def published(name: str, preset: str) -> Path:
     return REPOSITORY / "figures" / "data" / f"{name}_{preset}.csv"
 
 
-def all_records(folder: Path = FOLDER) -> Records:
-    """What has been computed here, and what was published."""
+def all_records(folder: Path | None = None) -> Records:
+    """What has been computed here, in records/ of the build folder, and what was published."""
     tables = [published(name, preset) for preset in PRESETS for name in experiments(preset)]
-    return Records(folder, tables)
+    return Records(folder or build_folder() / "records", tables)
 
 
 def sweep(

@@ -68,7 +68,7 @@ def test_a_split_comes_from_the_smallest_pool_that_is_large_enough_unless_one_is
 def test_a_pool_that_is_not_there_is_refused(mnist_folder):
     with pytest.raises(ValueError, match="pool: found 70000; use 5000 or 10000"):
         fd.mnist_sample(10, 10, pool=70_000)
-    with pytest.raises(ValueError, match="pool: found 5000, but there are 100 MNIST digits"):
+    with pytest.raises(ValueError, match="pool: found 5000, but there are 100 images"):
         fd.mnist_sample(10, 10, root=mnist_folder, pool=5000)
 
 
@@ -90,7 +90,7 @@ def test_splits_are_seeded_and_disjoint():
 
 def test_the_full_set_is_used_when_the_user_has_it(mnist_folder, monkeypatch):
     digits = fd.mnist_sample(70, 30, root=mnist_folder)
-    assert digits.source == f"100 MNIST digits in {mnist_folder}"
+    assert digits.source == f"100 images (labels 0 to 9; not the MNIST digits) in {mnist_folder}"
     first_pixels = (digits.x_train[:, 0] * 255).round().long()
     assert torch.equal(first_pixels, digits.y_train), "labels follow their images"
     monkeypatch.setenv("FDIMLIB_MNIST", str(mnist_folder))
@@ -102,7 +102,7 @@ INCOMPLETE = "not a complete IDX file of 3 dimensions"
 
 @pytest.mark.parametrize("damage, error, message", [
     (lambda p: p.unlink(), FileNotFoundError,
-     "has no train-images-idx3-ubyte or train-images-idx3-ubyte.gz"),
+     "has no train-images-idx3-ubyte or train-images-idx3-ubyte.gz; .*near names in .*t10k"),
     (lambda p: p.write_bytes(p.read_bytes()[:-1]), ValueError, INCOMPLETE),
     (lambda p: p.write_bytes(p.read_bytes()[:6]), ValueError, INCOMPLETE),
     (lambda p: p.write_bytes(b"<html>" + p.read_bytes()), ValueError, INCOMPLETE),
@@ -127,7 +127,7 @@ def test_a_damaged_gzip_file_is_named(mnist_folder, cut):
 
 @pytest.mark.parametrize("sizes, message", [
     ((0, 5), "n_train: found 0"), ((5, 1.5), "n_test: found 1.5"),
-    ((8000, 4000), r"8000 \+ 4000, but .* holds 10,000; take fewer, or .*FDIMLIB_MNIST"),
+    ((8000, 4000), r"8000 \+ 4000, but there are the package's 10,000 MNIST digits; take fewer"),
 ])
 def test_sizes_are_checked(sizes, message):
     with pytest.raises(ValueError, match=message):
@@ -147,10 +147,37 @@ def test_corruptions_do_what_they_say_and_leave_the_original():
     assert abs((fd.randomize_labels(y, 0.5) != 0).double().mean() - 0.45) < 0.03
     assert sorted(fd.randomize_labels(y, 1.0).unique().tolist()) == list(range(10))
     assert fd.add_noise(torch.full((5, 5), 200, dtype=torch.uint8), 0.5).is_floating_point()
-    with pytest.raises(ValueError, match="level: found -1"):
-        fd.add_noise(x, -1)
-    with pytest.raises(ValueError, match=r"share: found 1.5"):
-        fd.randomize_labels(y, 1.5)
+
+
+X, Y = torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("call, message", [
+    *((lambda level=level: fd.add_noise(X, level), f"^level: found {level!r}; give a standard dev")
+      for level in (-1, float("nan"), float("inf"), "1", None)),
+    (lambda: fd.add_noise(X.to(torch.complex64), 1.0), "^x: found shape .*complex64; give a tens"),
+    (lambda: fd.add_noise([[0.0]], 1.0), "^x: found list; give a tensor of real numbers"),
+    (lambda: fd.add_noise(X, 1.0, seed=1.5), "^seed: found 1.5; give a whole number, at least 0"),
+    *((lambda share=share: fd.randomize_labels(Y, share), f"^share: found {share!r}; give a numb")
+      for share in (-0.1, 1.5, float("nan"), "1", None)),
+    (lambda: fd.randomize_labels(Y, 0.5, classes=0), "^classes: found 0"),
+    (lambda: fd.randomize_labels(Y, 0.5, seed=-1), "^seed: found -1"),
+    (lambda: fd.randomize_labels([0, 1], 0.5), "^y: found list; give a tensor of integer labels"),
+    (lambda: fd.randomize_labels(Y[:, None], 0.5), r"^y: found shape \(4, 1\)"),
+    (lambda: fd.randomize_labels(X[:, 0], 0.5), "^y: found .* dtype torch.float32"),
+    (lambda: fd.mnist_sample(5, 5, seed="one"), "^seed: found 'one'"),
+    (lambda: fd.mnist_sample(5, 5, pool="all"), "^pool: found 'all'; give a whole number"),
+])
+def test_arguments_of_data_are_checked(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_whole_numbers_of_any_kind_are_seeds():
+    plain = fd.mnist_sample(5, 5, seed=1)
+    for seed in (np.int64(1), np.uint8(1), 1.0):
+        assert torch.equal(fd.mnist_sample(5, 5, seed=seed).x_train, plain.x_train)
+        assert torch.equal(fd.add_noise(X, 1, seed=seed), fd.add_noise(X, 1.0, seed=1))
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,9 @@ def code(book):
 
 
 def lines(cell):
-    return [line for line in cell.source.splitlines() if line.strip()]
+    """Those that carry an idea: not the imports, nor the check of the parameters."""
+    return [line for line in cell.source.splitlines()
+            if line.strip() and not re.match(r"(import|from) |figures\.check_parameters\(", line)]
 
 
 def test_there_are_notebooks():
@@ -65,8 +67,16 @@ def test_begins_with_title_and_typed_parameters(notebook, path):
 
 
 def test_every_parameter_is_read(notebook, path):
-    rest = "\n".join(cell.source for cell in code(notebook)[1:])
+    rest = "\n".join(line for cell in code(notebook)[1:] for line in cell.source.splitlines()
+                     if not line.startswith("figures.check_parameters("))
     assert [name for name in inspect_notebook(str(path)) if not re.search(rf"\b{name}\b", rest)] == []
+
+
+def test_every_parameter_is_checked_in_the_second_code_cell(notebook, path):
+    names = list(inspect_notebook(str(path)))
+    call = f"figures.check_parameters({', '.join(f'{name}={name}' for name in names)})"
+    second = code(notebook)[1].source.splitlines()
+    assert second.index(call) < second.index("figures.use_style()")
 
 
 def test_cells_are_short_and_prose_is_at_least_as_long(notebook):

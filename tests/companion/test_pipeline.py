@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 import fdimlib.__main__ as command_line
-from fdimlib.companion import commands, figures
+from fdimlib.companion import figures, notebooks
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,8 +42,8 @@ def folder(tmp_path, monkeypatch):
             "name": "python3", "display_name": "Python 3", "language": "python",
         }
         nbformat.write(book, tmp_path / "notebooks" / f"{name}.ipynb")
-    monkeypatch.setattr(commands, "NOTEBOOKS", tmp_path / "notebooks")
-    monkeypatch.setattr(commands, "EXECUTED", tmp_path / "executed")
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setenv("FDIMLIB_BUILD", str(tmp_path / "build"))
     monkeypatch.setattr(figures, "REPOSITORY", tmp_path)
     monkeypatch.setenv("FDIMLIB_FIGURES", str(tmp_path / "figures"))
     return tmp_path
@@ -56,10 +56,10 @@ def test_a_failing_notebook_is_named_and_does_not_stop_the_others(folder, capsys
     assert status == 2
     assert re.search(r"01_good +\d+ +1 +2 of 2", printed)
     assert "02_bad failed: cell In [3] raised ArithmeticError: on purpose" in printed
-    assert str(folder / "executed" / "paper" / "02_bad.ipynb") in printed
+    assert str(folder / "build" / "executed" / "paper" / "02_bad.ipynb") in printed
     assert "03_other failed: ValueError: takes no parameter 'preset'" in printed
     assert "(its parameters: wrong)" in printed
-    assert "before" in (folder / "executed" / "paper" / "02_bad.ipynb").read_text()
+    assert "before" in (folder / "build" / "executed" / "paper" / "02_bad.ipynb").read_text()
     written = {path.name for path in (folder / "figures").iterdir()}
     assert {"01_1_good_paper.png", "01_1_good_paper.pdf"} <= written
     assert "A square." in (folder / "figures" / "README.md").read_text()
@@ -68,7 +68,7 @@ def test_a_failing_notebook_is_named_and_does_not_stop_the_others(folder, capsys
 
 def test_only_chooses_by_name_or_number_and_lists_what_there_is(folder, capsys):
     assert command_line.main(["figures", "--only", "notebooks/01_good.ipynb"]) == 0
-    chosen = [path.name for path in commands._choose(["02", "01_good"])]
+    chosen = [path.name for path in notebooks.choose(["02", "01_good"])]
     assert chosen == ["01_good.ipynb", "02_bad.ipynb"]
     with pytest.raises(SystemExit, match="found 99_none; choose among 01_good, 02_bad, 03_other"):
         command_line.main(["figures", "--only", "99_none"])

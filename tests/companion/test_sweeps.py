@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -111,12 +112,46 @@ def test_a_damaged_record_is_set_aside_and_computed_again(damage, point, tmp_pat
     path, records = tmp_path / f"{point.key}.json", Records(tmp_path)
     good = records.get(point)
     path.write_bytes(DAMAGES[damage](path.read_text()).encode(errors="surrogateescape"))
-    message = f"record {path.name} cannot be used .*set aside as {point.key}.aside-0"
+    damaged = path.read_bytes()
+    message = f"record {path.name} cannot be used .*its point counts as missing until a sweep"
     with pytest.warns(UserWarning, match=message):
-        assert records.get(point) is None
-    assert sweeps.sweep([point], records, progress=False) == []
+        assert records.get(point) is None and records.state(point) == "missing"
+    assert path.read_bytes() == damaged, "asking moves nothing"
+    with pytest.warns(UserWarning, match=message):
+        assert sweeps.sweep([point], records, progress=False) == []
     assert sweeps.ranks(records.get(point)) == sweeps.ranks(good)
-    assert len(list(tmp_path.glob("*.aside-*"))) == 1
+    assert [aside.read_bytes() for aside in tmp_path.glob(f"{point.key}.aside-0")] == [damaged]
+
+
+def test_asking_writes_nothing(tmp_path):
+    records = Records(tmp_path / "records")
+    assert {records.state(point) for point in POINTS} == {"missing"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_in_hand_is_seen_as_running_and_can_be_claimed_while_others_ask(tmp_path):
+    records, run = Records(tmp_path), POINTS[0].run
+    with records.claim(run) as mine:
+        assert mine and Records(tmp_path).state(POINTS[0]) == "running"
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        assert Records(tmp_path).state(POINTS[-1]) == "missing"
+        assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert records.state(POINTS[0]) == "missing"
+    asking = threading.Event()
+
+    def ask():
+        while not asking.is_set():
+            Records(tmp_path).state(POINTS[0])
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        for _ in range(200):
+            with records.claim(run) as mine:
+                assert mine
+    finally:
+        asking.set()
+        thread.join()
 
 
 def test_a_full_disk_stops_the_sweep_and_loses_nothing(tmp_path):
