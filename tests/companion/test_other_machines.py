@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,46 @@ def test_notebooks_run_in_this_interpreter_whatever_is_called_python3(command, c
     assert not (clone / "profile").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [
+    ["nbconvert", "--to", "notebook", "--execute", "--output", "executed",
+     "--ExecutePreprocessor.kernel_manager_class=fdimlib.companion.kernels.OwnKernel"],
+    ["pytest", "-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}", "--confcutdir", str(ROOT),
+     "--nbval", "--nbval-current-env", "-p", "conftest"],
+])
+def test_so_do_the_commands_of_make_refresh_and_make_test(arguments, clone):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = [word for word in arguments if word.startswith(("--Execute", "--nbval"))]
+    assert [word for word in named if word not in makefile] == []
+    foreign_kernelspec(clone / "jupyter", ["/gone/bin/python"])
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments, str(clone / "notebooks" / "01_look.ipynb")], text=True,
+        env=os.environ | {"JUPYTER_PATH": str(clone / "jupyter"), "PYTHONPATH": str(ROOT)},
+        capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = json.loads((clone / "seen.json").read_text())
+    assert (seen["python"], seen["package"]) == (sys.executable, str(ROOT / "fdimlib/__init__.py"))
+
+
+@pytest.mark.slow
+def test_a_clone_in_a_folder_with_a_space_and_an_umlaut_runs_its_own_package(clone, monkeypatch):
+    """Found through the working directory, while the environment may have another one installed."""
+    own = clone / "Ordner mit Ümlaut"
+    shutil.copytree(ROOT / "fdimlib", own / "fdimlib")
+    (clone / "notebooks").rename(own / "notebooks")
+    foreign_kernelspec(clone / "jupyter", ["/gone/bin/python"])
+    environment = os.environ | {"JUPYTER_PATH": str(clone / "jupyter")}
+    for name in ("PYTHONPATH", "FDIMLIB_BUILD", "FDIMLIB_FIGURES"):
+        environment.pop(name, None)
+    done = subprocess.run([sys.executable, "-m", "fdimlib", "figures"], cwd=own, env=environment,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = json.loads((clone / "seen.json").read_text())
+    assert seen["package"] == str(own / "fdimlib" / "__init__.py")
+    assert files(own / "figures") == ["README.md", "data"]
+    assert files(own / "build") == ["executed", "executed/quick", "executed/quick/01_look.ipynb"]
+
+
 def test_relative_folders_are_those_of_the_command_and_not_of_the_kernel(clone, capsys):
     assert command_line.main(["figures", "--build", "a build"]) == 0
     seen = json.loads((clone / "seen.json").read_text())
@@ -111,23 +152,6 @@ def test_parameters_that_a_notebook_does_not_know_stop_it(clone):
                                  device="cpu")
     message = "raised ValueError: preset: found 'Paper'; use one of 'quick', 'paper', 'large'"
     assert run.error.splitlines()[0].endswith(message)
-
-
-@pytest.mark.parametrize("given, message", [
-    (dict(preset="Paper"), "preset: found 'Paper'; use one of 'quick', 'paper', 'large'"),
-    (dict(preset=None), "preset: found None"),
-    (dict(seed=1.5), "seed: found 1.5; give a whole number from 0 to 4294967295, without"),
-    (dict(seed="1"), "seed: found '1'"), (dict(seed=True), "seed: found True"),
-    (dict(seed=-1), "seed: found -1"), (dict(seed=2**32), "seed: found 4294967296"),
-    (dict(device="gpu"), "device: found 'gpu'; use one of 'cpu', 'cuda'"),
-    (dict(device="cuda"), "device: found 'cuda', but torch sees no CUDA device here; use 'cpu'"),
-    (dict(interactive="yes"), "interactive: found 'yes'; give True or False, without quotes"),
-    (dict(interactive="false"), "interactive: found 'false'"), (dict(interactive=1), "interactive"),
-])
-def test_parameters_are_checked(given, message, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ValueError, match=f"^{message}"):
-        figures.check_parameters(**{"preset": "quick"} | given)
 
 
 @pytest.fixture

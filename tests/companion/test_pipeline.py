@@ -80,6 +80,23 @@ def test_cuda_is_refused_where_there_is_none(folder, monkeypatch):
         command_line.main(["figures", "--device", "cuda"])
 
 
+@pytest.mark.parametrize("given, message", [
+    (dict(preset="Paper"), "preset: found 'Paper'; use one of 'quick', 'paper', 'large'"),
+    (dict(preset=None), "preset: found None"),
+    (dict(seed=1.5), "seed: found 1.5; give a whole number from 0 to 4294967295, without"),
+    (dict(seed="1"), "seed: found '1'"), (dict(seed=True), "seed: found True"),
+    (dict(seed=-1), "seed: found -1"), (dict(seed=2**32), "seed: found 4294967296"),
+    (dict(device="gpu"), "device: found 'gpu'; use one of 'cpu', 'cuda'"),
+    (dict(device="cuda"), "device: found 'cuda', but torch sees no CUDA device here; use 'cpu'"),
+    (dict(interactive="yes"), "interactive: found 'yes'; give True or False, without quotes"),
+    (dict(interactive="false"), "interactive: found 'false'"), (dict(interactive=1), "interactive"),
+])
+def test_parameters_are_checked(given, message, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        figures.check_parameters(**{"preset": "quick"} | given)
+
+
 def test_figures_are_the_same_bytes_each_time(tmp_path, monkeypatch):
     figures.use_style()
     monkeypatch.setenv("FDIMLIB_FIGURES", str(tmp_path))
