@@ -143,16 +143,22 @@ def rounded_to(values: Tensor, like: Tensor, what: str) -> Tensor:
     return converted
 
 
+def of_integers(array: Tensor | np.ndarray) -> bool:
+    """Whether the type of the numbers is one of integers, whatever their values."""
+    if isinstance(array, Tensor):
+        return not array.is_floating_point()
+    return array.dtype.kind != "f"
+
+
 def integers(name: str, values: object, length: int, highest: int) -> Tensor:
     """`length` integers from 0 to `highest`, of any integer type, as int64, (length,)."""
     array = opened(name, values)
-    real = array.is_floating_point() if isinstance(array, Tensor) else array.dtype.kind == "f"
     shape, dtype = tuple(array.shape), array.dtype
     least, most = 0.0, 0.0
     if math.prod(shape):
         numbers = to_float64(name, array)
         least, most = numbers.min().item(), numbers.max().item()
-    if shape != (length,) or real or least < 0 or most > highest:
+    if shape != (length,) or not of_integers(array) or least < 0 or most > highest:
         extent = f", values {least:g} to {most:g}" if math.prod(shape) else ""
         raise ValueError(f"{name}: found shape {shape}, dtype {dtype}{extent}; "
                          f"give {length} integer labels from 0 to {highest}")

@@ -70,17 +70,23 @@ def rescale(model: nn.Sequential, factors: Iterable[Tensor | ArrayLike]) -> nn.S
     """
     model, linears = _copy(model)
     for layer, after, scale in _per_hidden_layer("factors", linears, factors):
-        scale = scale.to(layer.weight.dtype).to(layer.weight.device)
         if not (torch.isfinite(scale) & (scale > 0)).all():
             raise ValueError(f"factors: found {scale.tolist()}; "
                              "every factor must be positive and finite")
-        layer.weight.mul_(scale[:, None])
+        _multiply_(layer.weight, scale[:, None])
         if layer.bias is not None:
-            layer.bias.mul_(scale)
-        after.weight.div_(scale)
-        for number in (layer.weight, after.weight):
-            finite(number, f"factors: a weight times {scale.tolist()}")
+            _multiply_(layer.bias, scale)
+        _multiply_(after.weight, scale, divide=True)
     return model
+
+
+def _multiply_(parameter: Tensor, factors: Tensor, divide: bool = False) -> None:
+    """In place, in float64, then rounded to the precision of the parameter."""
+    exact = float64(parameter)
+    factors = factors.to(exact.device)
+    rounded = (exact / factors if divide else exact * factors).to(parameter.dtype)
+    finite(rounded, f"factors: a number of the network, scaled by {factors.flatten().tolist()},")
+    parameter.copy_(rounded)
 
 
 @untouched

@@ -151,6 +151,8 @@ def items(name: str, value: object, example: str) -> list[Any]:
     sequence = isinstance(value, Sequence | Iterator) and not isinstance(value, str | bytes)
     if not array and not sequence:
         raise TypeError(f"{name}: {found(value)}; give a sequence, e.g. {example}")
+    if array:
+        value = value[: MOST_ITEMS + 1]  # type: ignore[index]
     listed = list(islice(value, MOST_ITEMS + 1))  # type: ignore[call-overload]
     if len(listed) > MOST_ITEMS:
         raise ValueError(f"{name}: found more than {MOST_ITEMS:,} items; give a sequence, e.g. "

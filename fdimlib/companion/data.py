@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fdimlib.arrays import finite, opened, to_float64
+from fdimlib.arrays import finite, of_integers, opened, to_float64
 from fdimlib.companion.idx import read_folder
 from fdimlib.companion.packaged import PACKAGED, Pool, packaged_digits
 from fdimlib.validation import (
@@ -148,10 +148,10 @@ def randomize_labels(y: Tensor, share: float, *, classes: int = 10, seed: int = 
     share, seed = real_number("share", share, 0, 1), seed_number("seed", seed)
     given = opened("y", y)
     require_memory(24 * math.prod(given.shape), "cpu", "y: the new labels")
-    labels = given.clone() if isinstance(given, Tensor) else torch.from_numpy(given.copy())
-    if labels.dim() != 1 or labels.is_floating_point() or labels.dtype is torch.bool:
-        raise ValueError(f"y: found shape {tuple(labels.shape)}, dtype {labels.dtype}; "
+    if not of_integers(given) or given.dtype in (torch.bool, np.bool_) or len(given.shape) != 1:
+        raise ValueError(f"y: found shape {tuple(given.shape)}, dtype {given.dtype}; "
                          "give integer labels of shape (n,)")
+    labels = given.clone() if isinstance(given, Tensor) else to_float64("y", given).long()
     most = min(torch.iinfo(labels.dtype).max, torch.iinfo(torch.int64).max - 1)
     classes = whole_number("classes", classes, 1, most + 1)
     rng = np.random.default_rng(seed)

@@ -81,7 +81,7 @@ def train(
     kept_at = [whole_number("checkpoints", epoch, 0)
                for epoch in items("checkpoints", checkpoints, "(40, 80)")]
     epochs = whole_number("epochs", max(kept_at, default=0) if epochs is None else epochs, 1)
-    batch_size = whole_number("batch_size", batch_size, 1)
+    batch_size = min(whole_number("batch_size", batch_size, 1), len(inputs))
     lr = real_number("lr", lr, above=0)
     generator = torch.Generator().manual_seed(seed_number("seed", seed))
     progress = flag("progress", progress)
