@@ -101,8 +101,16 @@ class Explanation:
 
     @property
     def table(self) -> "pd.DataFrame":
-        """The rows as a pandas DataFrame with columns term, layer, dimensions."""
-        import pandas as pd  # the only place of the instrument that needs it
+        """The rows as a pandas DataFrame with columns term, layer, dimensions.
+
+        Raises:
+            ModuleNotFoundError: pandas, which nothing else in the instrument needs, is missing.
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError("table: pandas is not installed; pip install pandas, or take "
+                                      "the same from .rows", name="pandas") from None
 
         return pd.DataFrame(self.rows, columns=["term", "layer", "dimensions"])
 

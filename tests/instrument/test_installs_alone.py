@@ -57,7 +57,14 @@ class Refuse:
 
 sys.meta_path.insert(0, Refuse)
 import fdimlib as fd
-print(int(fd.batch_functional_dimension(fd.relu_mlp([2, 3, 2], seed=0, bias_std=1.0), [[1, 2]])))
+net, x = fd.relu_mlp([2, 3, 2], seed=0, bias_std=1.0), [[1, 2]]
+print(int(fd.batch_functional_dimension(net, x)))
+why = fd.explain(net, x)
+print(why.explained + why.unexplained)
+try:
+    why.table
+except ModuleNotFoundError as missing:
+    print(missing)
 assert not [name for name in sys.modules if name.startswith("fdimlib.companion")]
 from fdimlib.__main__ import main
 try:
@@ -70,8 +77,10 @@ except SystemExit as stopped:
 def test_a_rank_needs_no_package_of_the_companion():
     blocked = modules_of_the_extras()
     assert {"pandas", "matplotlib", "jupyterlab", "submitit", "papermill"} <= blocked
-    rank, refusal = run([sys.executable, "-c", WITHOUT_THE_EXTRAS, *blocked]).splitlines()
-    assert rank == "2"
+    printed = run([sys.executable, "-c", WITHOUT_THE_EXTRAS, *blocked]).splitlines()
+    rank, missing, no_table, refusal = printed
+    assert rank == "2" and missing == "15"
+    assert no_table.startswith("table: pandas is not installed")
     assert refusal.startswith("figures: needs ") and "pip install 'fdimlib[companion]'" in refusal
 
 
