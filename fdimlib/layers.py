@@ -116,7 +116,7 @@ def check_parameters(position: int, layer: nn.Module) -> None:
         if value.device.type == "meta":
             raise TypeError(f"{what} is on the meta device, which has shapes and no values; "
                             "make it real (model.to_empty(device='cpu')) and load its values")
-        if value.is_quantized or not plain_type(value) or value.layout != torch.strided:
+        if not plain_type(value):
             raise TypeError(f"{what} is a {type_name(value)} of dtype {value.dtype}, layout "
                             f"{value.layout}; use an ordinary dense nn.Parameter")
         if not value.is_floating_point():

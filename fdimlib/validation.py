@@ -117,17 +117,18 @@ def seed_number(name: str, value: object) -> int:
 
 def _scalar(value: object) -> Real:
     """The one number in `value`; NaN, which passes no comparison, when it is none."""
-    if isinstance(value, Tensor | np.ndarray) and not value.ndim and plain_type(value):
+    if isinstance(value, Tensor | np.ndarray) and plain_type(value) and not value.ndim:
         value = value.item()
     number = isinstance(value, Real) and not isinstance(value, bool)
     return value if number else math.nan  # type: ignore[return-value]
 
 
 def plain_type(value: Tensor | np.ndarray) -> bool:
-    """Whether an array or tensor is no more than its numbers: no mask, and its values are here."""
+    """Whether an array or tensor is no more than its numbers, one after the other, and here."""
     if isinstance(value, Tensor):
         ours = type(value).__torch_dispatch__ is Tensor.__torch_dispatch__
-        return ours and value.device.type != "meta"
+        dense = value.layout == torch.strided and not (value.is_quantized or value.is_nested)
+        return ours and dense and value.device.type != "meta"
     return not isinstance(value, np.ma.MaskedArray)
 
 

@@ -163,8 +163,9 @@ def add_noise(x: Tensor, level: float, *, seed: int = 0) -> Tensor:
     level, seed = real_number("level", level, 0), seed_number("seed", seed)
     values = opened("x", x)
     require_memory(24 * math.prod(values.shape), "cpu", "x: as much noise")
-    real = isinstance(values, Tensor) and values.is_floating_point()
-    clean = values if real else to_float64("x", values)
+    # Of 16 bits or more: torch does not compute in fewer.
+    computes = isinstance(values, Tensor) and values.is_floating_point() and values.itemsize > 1
+    clean = values if computes else to_float64("x", values)
     assert isinstance(clean, Tensor)
     finite(clean, "x")
     noise = torch.from_numpy(np.random.default_rng(seed).standard_normal(tuple(clean.shape)))
@@ -189,11 +190,12 @@ def randomize_labels(y: Tensor, share: float, *, classes: int = 10, seed: int = 
     if not of_integers(given) or given.dtype in (torch.bool, np.bool_) or len(given.shape) != 1:
         raise ValueError(f"y: found shape {tuple(given.shape)}, dtype {given.dtype}; "
                          "give integer labels of shape (n,)")
-    labels = given.clone() if isinstance(given, Tensor) else to_float64("y", given).long()
-    most = min(torch.iinfo(labels.dtype).max, torch.iinfo(torch.int64).max - 1)
+    labels = to_float64("y", given).long()
+    dtype = given.dtype if isinstance(given, Tensor) else torch.int64
+    most = min(torch.iinfo(dtype).max, torch.iinfo(torch.int64).max - 1)
     classes = whole_number("classes", classes, 1, most + 1)
     rng = np.random.default_rng(seed)
     chosen = torch.from_numpy(rng.permutation(len(labels))[: round(share * len(labels))])
     drawn = torch.from_numpy(rng.integers(classes, size=len(chosen)))
-    labels[chosen.to(labels.device)] = drawn.to(labels.dtype).to(labels.device)
-    return labels
+    labels[chosen.to(labels.device)] = drawn.to(labels.device)
+    return labels.to(dtype)

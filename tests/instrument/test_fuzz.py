@@ -54,8 +54,8 @@ MODELS = {  # which compute what they say, then which do not
     "one layer": lambda: fd.relu_mlp([3, 2], seed=1),
     "transposed": lambda: with_parameter("weight", torch.ones(3, 4).double().T),
     "mixed": lambda: replaced(lambda net: net[0].float()),
-    "huge numbers": lambda: with_parameter("weight", torch.full((4, 3), 1e300).double()),
-    "denormal": lambda: with_parameter("weight", torch.full((4, 3), 5e-324).double()),
+    "huge numbers": lambda: with_parameter("weight", torch.ones(4, 3).double() * 1e300),
+    "denormal": lambda: with_parameter("weight", torch.ones(4, 3).double() * 5e-324),
     "wide": lambda: nn.Sequential(nn.Linear(3, 9000), nn.ReLU(), nn.Linear(9000, 2)),
     "NaN": lambda: with_parameter("bias", torch.full((4,), torch.nan).double()),
     "expanded": lambda: with_parameter("weight", torch.ones(1, 3).double().expand(4, 3)),
@@ -247,7 +247,7 @@ def check_full(dim, given):
 
 def check_noise(noisy, given):
     x = given["x"] if isinstance(given["x"], torch.Tensor) else as_floats(given["x"])
-    x = x.detach() if x.is_floating_point() else x.double()
+    x = x.detach() if x.is_floating_point() and x.itemsize > 1 else x.double()
     drawn = np.random.default_rng(int(given["seed"])).standard_normal(tuple(x.shape))
     noise = torch.from_numpy(np.asarray(drawn)).to(x.dtype)
     assert torch.equal(noisy, x + float(given["level"]) * noise)
