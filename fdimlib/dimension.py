@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -182,9 +183,9 @@ def batch_functional_dimension(
     layers = network.affine(device)
     signs = certified_signs(layers, x)
     zeros = sum(int((sign == 0).sum()) for sign in signs)
-    common = dict(bound=bound, head=network.head, at=at, samples=n,
-                  parameters=network.parameters, frozen=network.frozen,
-                  zero_preactivations=zeros)
+    common: dict[str, Any] = dict(
+        bound=bound, head=network.head, at=at, samples=n, parameters=network.parameters,
+        frozen=network.frozen, zero_preactivations=zeros)
     if method == "svd":
         s = spectrum(model, x, head=head)
         shape = (n * network.widths[-1], network.parameters)

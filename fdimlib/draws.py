@@ -50,7 +50,7 @@ class Draws:
         digest = hashlib.sha256(repr((VERSION, sorted(options.items()), shapes)).encode())
         for array in numbers:
             if array is not None:
-                digest.update(array.reshape(-1).view(np.uint8))
+                digest.update(array.reshape(-1).view(np.uint8).data)
         return cls(digest.digest())
 
     def generator(self, *purpose: object) -> np.random.Generator:

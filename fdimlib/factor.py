@@ -173,22 +173,23 @@ def _factor_leaf_(schur: Tensor, residual: Tensor, field: PrimeField) -> DenseFa
     n, k = len(schur), residual.shape[1]
     identity = torch.eye(n).to(schur)
     work = torch.cat([schur, residual, identity], dim=1).cpu().numpy()
-    pivots, inverse_delta = [], []
+    kept: list[int] = []
+    inverses: list[int] = []
 
-    def reduced(a):
+    def reduced(a: Any) -> Any:  # a number or an array
         return a - field.p * np.rint(a / field.p)
 
     for i in range(n):
         if work[i, i] == 0:
             continue
-        pivots.append(i)
-        inverse_delta.append(pow(int(work[i, i]), -1, field.p))
-        coefficients = reduced(work[i + 1 :, i] * reduced(inverse_delta[-1]))
+        kept.append(i)
+        inverses.append(pow(int(work[i, i]), -1, field.p))
+        coefficients = reduced(work[i + 1 :, i] * reduced(inverses[-1]))
         work[i + 1 :] = reduced(work[i + 1 :] - coefficients[:, None] * work[i])
     done = torch.from_numpy(work).to(schur)
     residual.copy_(done[:, n : n + k])
-    pivots = torch.tensor(pivots, dtype=torch.long)
-    inverse_delta = torch.tensor(inverse_delta, dtype=torch.long)
+    pivots = torch.tensor(kept, dtype=torch.long)
+    inverse_delta = torch.tensor(inverses, dtype=torch.long)
     inverse = done[:, n + k :][pivots][:, pivots]
     return DenseFactor(pivots, inverse, field.lift(inverse_delta, schur.device))
 

@@ -39,7 +39,8 @@ def primes(count: int) -> list[int]:
     >>> primes(2)
     [4194301, 4194287]
     """
-    found, candidate = [], LARGEST
+    found: list[int] = []
+    candidate = LARGEST
     while len(found) < count:
         if is_prime(candidate):
             found.append(candidate)

@@ -4,31 +4,34 @@ For tests, benchmarks and notebooks that check the fast route: nothing here is c
 """
 
 import numpy as np
-from torch import nn
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
 
 from fdimlib.finite_field import PrimeField
 from fdimlib.patterns import certified_signs
 from fdimlib.reading import read_inputs, read_network
 
 
-def modular_jacobian(model: nn.Sequential, x, p: int, *, head: str | None = None) -> np.ndarray:
+def modular_jacobian(
+    model: nn.Sequential, x: Tensor | ArrayLike, p: int, *, head: str | None = None,
+) -> np.ndarray:
     """Df_θ(X) modulo p, int64, sample-major; for softmax, of the logit differences to the last.
 
     Written for obviousness, sample by sample. It shares with the fast route the reading of the
     network, the images of numbers modulo p and the certified signs, and nothing else.
     """
     network, field = read_network(model, head), PrimeField(p)
-    x = read_inputs(network, x)
+    inputs = read_inputs(network, x)
     layers = network.affine()
 
-    def image(t):
+    def image(t: Tensor) -> np.ndarray:
         return field.image(t).cpu().numpy().astype(np.int64)
 
     weights = [image(weight) for weight, _ in layers]
     biases = [None if bias is None else image(bias) for _, bias in layers]
-    patterns = [(sign > 0).cpu().numpy() for sign in certified_signs(layers, x)]
+    patterns = [(sign > 0).cpu().numpy() for sign in certified_signs(layers, inputs)]
     rows = []
-    for index, h in enumerate(image(x)):
+    for index, h in enumerate(image(inputs)):
         activations = [h]
         for weight, bias, pattern in zip(weights, biases, patterns):
             z = weight @ activations[-1] % p + (0 if bias is None else bias)
@@ -36,7 +39,7 @@ def modular_jacobian(model: nn.Sequential, x, p: int, *, head: str | None = None
         g = np.eye(len(weights[-1]), dtype=np.int64)
         if network.head == "softmax":
             g = g[:-1] - g[-1]
-        blocks = []
+        blocks: list[np.ndarray] = []
         for l in reversed(range(len(weights))):
             by_bias = [] if biases[l] is None else [g]
             by_weight = g[:, :, None] * activations[l] % p

@@ -68,7 +68,8 @@ MODELS = {  # model: (error, found, what to do)
     "not a Sequential": (
         L(3, 2), TypeError, "model: found Linear, not a torch.nn.Sequential", "nn.Sequential(nn."),
     "own forward": (
-        Residual(L(3, 3)), TypeError, "model: found test_networks.Residual", "write it as nn.Sequential"),
+        Residual(L(3, 3)), TypeError, "model: found test_networks.Residual",
+        "write it as nn.Sequential"),
     "hook": (hooked(), TypeError, "ReLU 1 has a forward hook", "remove the hook"),
     "unsupported": (TANH, TypeError, "unsupported layer Tanh at position 1", "supported"),
     "dropout": (DROPOUT, TypeError, "layer Dropout at position 2", "supported"),
@@ -97,7 +98,8 @@ MODELS = {  # model: (error, found, what to do)
     "ends in ReLU": (S(L(3, 4), R()), ValueError, "ends in ReLU at position 1", "must be Linear"),
     "widths": (WIDTHS, ValueError, "position 2 takes 5 inputs", "the layer before gives 4"),
     "softmax over samples": (
-        S(L(3, 2), nn.Softmax(dim=0)), ValueError, "Softmax(dim=0) mixes samples", "Softmax(dim=1)"),
+        S(L(3, 2), nn.Softmax(dim=0)), ValueError, "Softmax(dim=0) mixes samples",
+        "Softmax(dim=1)"),
     "Flatten over samples": (
         S(nn.Flatten(0), L(3, 2)), ValueError, "Flatten(start_dim=0, end_dim=-1)", "use Flatten()"),
     "shared layer": (SHARED_TWICE, ValueError, "two layers share a parameter", "copy the shared"),
@@ -278,10 +280,12 @@ def test_symmetries_refuse_what_is_none(call, values, found):
 
 
 def test_a_dimension_is_an_integer_and_a_sentence():
-    dim = fd.batch_functional_dimension(fd.relu_mlp([2, 3, 2], seed=0, bias_std=1.0), fd.gaussian_inputs(50, 2))
+    net, x = fd.relu_mlp([2, 3, 2], seed=0, bias_std=1.0), fd.gaussian_inputs(50, 2)
+    dim = fd.batch_functional_dimension(net, x)
     assert int(dim) == dim.value == range(100)[dim]
-    assert str(dim) == repr(dim) == (f"rank Df_θ(X) = {dim.value} of at most 14 at θ (identity head, n = 50, P = 17; "
-                                     f"exact modulo {dim.primes[0]}, verified)")
+    assert str(dim) == repr(dim) == (
+        f"rank Df_θ(X) = {dim.value} of at most 14 at θ (identity head, n = 50, P = 17; "
+        f"exact modulo {dim.primes[0]}, verified)")
 
 
 def test_flushed_denormals_are_refused():
