@@ -98,11 +98,11 @@ def numerical_rank(s: Tensor | ArrayLike, shape: Sequence[int]) -> int:
     rank. `spectrum` and this function do the same when the network is float32.
 
     Args:
-        s: all singular values of the matrix, in any order.
+        s: singular values of the matrix, in any order; those left out are taken to be 0.
         shape: of the matrix, (rows, columns).
 
     Raises:
-        ValueError: negative, NaN or infinite singular values, or too many or few for the shape.
+        ValueError: negative, NaN or infinite singular values, or more than the shape has.
 
     >>> numerical_rank([2.0, 1.0, 1e-17], (3, 5))
     2
@@ -114,9 +114,9 @@ def numerical_rank(s: Tensor | ArrayLike, shape: Sequence[int]) -> int:
         lowest = f", down to {values.min().item():g}" if values.numel() else ""
         raise ValueError(f"s: found shape {tuple(values.shape)}{lowest}; give singular values, "
                          "which are not negative, of one matrix")
-    if len(values) != min(rows, columns):
+    if len(values) > min(rows, columns):
         raise ValueError(f"s: found {len(values)} numbers; a matrix of shape {rows} × {columns} "
-                         f"has {min(rows, columns)} singular values, and all of them are needed")
+                         f"has {min(rows, columns)} singular values")
     if not values.any():
         return 0
     least = values.max() * max(rows, columns) * torch.finfo(torch.float64).eps
