@@ -231,7 +231,7 @@ def _parameters_modulo(field: PrimeField, layers: list[tuple[Tensor, Tensor | No
 
 
 def settle(rows: Callable[[np.random.Generator], RowSource], field: PrimeField, draws: Draws,
-            bound: int, progress: bool) -> Elimination:
+           bound: int, progress: bool) -> Elimination:
     """Eliminate the rows, with a fresh D as long as a check fails; the best of at most ATTEMPTS.
 
     Its error bound counts the tests of all attempts, since each of them could have been the last.
@@ -280,13 +280,11 @@ def full_functional_dimension(
     bound = bound_of(network)
     # Generous: elimination stops at the bound, and skims the tail.
     n = math.ceil(17 * bound / max(network.outputs, 1)) + 20
-    n = n if most is None else min(n, most)
-    _require_memory(network, n, device, "model")
-    x = gaussian_inputs(n, network.widths[0], mean=mean, std=std, seed=seed)
     while True:
+        n = n if most is None else min(n, most)
+        _require_memory(network, n, device, "model")
+        x = gaussian_inputs(n, network.widths[0], mean=mean, std=std, seed=seed)
         dim = batch_functional_dimension(model, x, head=head, device=device, progress=progress)
         if dim.value == bound or 2 * (dim.reached_at or 0) <= n or n == most:
             return dataclasses.replace(dim, bound=bound)
-        n = 2 * n if most is None else min(2 * n, most)
-        _require_memory(network, n, device, "model")
-        x = gaussian_inputs(n, network.widths[0], mean=mean, std=std, seed=seed)
+        n *= 2

@@ -218,15 +218,17 @@ class _View:
         """Rescalings and the softmax's shift, independent of each other; what 4 adds to them."""
         for layer in self.hidden():
             yield "rescalings", layer, len(self.alive(layer))
-        shifts = self._shifts() if self.network.head == "softmax" else []
-        if shifts:
+        softmax = self.network.head == "softmax"
+        if softmax:
             yield "softmax shift", len(self.seen), len(self.basis[-1][0])
         exchanges = [exchange for layer in self.hidden() for exchange in self._exchanges(layer)]
         known = sum(len(self.alive(layer)) for layer in self.hidden())
         together = 0
         if len(exchanges) > known:  # otherwise these are the rescalings alone
-            directions = [*(self._exchange(*exchange) for exchange in exchanges), *shifts]
-            known += len(self.basis[-1][0]) if shifts else 0
+            directions = [self._exchange(*exchange) for exchange in exchanges]
+            if softmax:
+                directions += self._shifts()
+                known += len(self.basis[-1][0])
             together = len(independent_rows(torch.stack(directions), self.field)) - known
         yield "active together", 0, together
 

@@ -3,8 +3,7 @@
 A record is written under a temporary name and renamed, so it is there whole or not at all. A file
 that cannot be read, or that answers another question than its name says, is no record: a warning
 says so, and the file is set aside when its point is computed again. Asking writes nothing.
-Published tables (figures/data/*_paper.csv) count as records
-too: a fresh clone begins where the last one ended.
+Published tables (figures/data/) count as records too: a fresh clone begins where the last ended.
 """
 
 import json
