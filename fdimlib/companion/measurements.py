@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fdimlib.companion.data import add_noise, mnist_sample, pool_size, randomize_labels
-from fdimlib.companion.experiments import CLASSES, HIDDEN_LAYERS, Point
+from fdimlib.companion.experiments import CLASSES, HIDDEN_LAYERS, Point, Run
 from fdimlib.companion.packaged import PACKAGED
 from fdimlib.companion.training import evaluate, train
 from fdimlib.dimension import batch_functional_dimension, full_functional_dimension
@@ -37,7 +37,8 @@ def compute(points: list[Point], device: str = "cpu") -> Iterator[tuple[Point, O
         y = randomize_labels(digits.y_train, run.random_labels, seed=run.seed)
         epochs = sorted({point.epoch for point in points})
         kept = train(relu_mlp(run.layers, seed=run.seed), x, y, checkpoints=epochs,
-                     epochs=max(1, epochs[-1]), seed=run.seed, progress=False)
+                     epochs=max(1, epochs[-1]), lr=run.lr, decay=run.decay, seed=run.seed,
+                     progress=False)
     except Exception as problem:
         for point in points:
             yield point, {"error": f"training: {type(problem).__name__}: {problem}"}
@@ -166,6 +167,8 @@ def describe(point: Point, outcome: Outcome) -> str:
         setting.append(f"noise {run.noise:g}")
     if run.random_labels:
         setting.append(f"random labels {run.random_labels:.0%}")
+    if (run.lr, run.decay) != (Run.lr, Run.decay):
+        setting.append(f"rate {run.lr:g}" + f", decay {run.decay:g}" * bool(run.decay))
     return f"{', '.join(setting)}: {_found(outcome)}"
 
 
