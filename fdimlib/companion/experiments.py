@@ -242,7 +242,8 @@ def _noise(sizes: Preset) -> Iterator[Point]:
         for epoch in (last, 0):
             yield Point(run, epoch, "train", sizes.n_train)
     yield from _on_test_digits(narrow_or_at_ends, sizes, (last,))
-    yield from _counted(at_ends, (last,), sizes)
+    if sizes.svd_of_changes:
+        yield from _counted(at_ends, (last,), sizes)
 
 
 def _labels(sizes: Preset) -> Iterator[Point]:
@@ -256,7 +257,8 @@ def _labels(sizes: Preset) -> Iterator[Point]:
     for run in runs:
         yield Point(run, last, "train", sizes.n_train)
     yield from _on_test_digits(narrow_or_at_ends, sizes, (last,))
-    yield from _counted(at_ends, (last,), sizes)
+    if sizes.svd_of_changes:
+        yield from _counted(at_ends, (last,), sizes)
 
 
 def _placebo(sizes: Preset) -> Iterator[Point]:

@@ -26,6 +26,7 @@ class Preset:
             training digits.
         svd_gaussian: width → for how many seeds they are computed on the Gaussian inputs, after
             training.
+        svd_of_changes: whether also with noise and with random labels, at the ends of both.
         levels, level_widths: noise levels and widths of the noise experiment.
         shares, share_widths: shares of random labels and widths of the label experiment.
         end_widths: further widths of these two, at the first and the last level and share only.
@@ -66,6 +67,7 @@ class Preset:
     explained_widths: tuple[int, ...] = ()
     rates: dict[int, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     spike_widths: tuple[int, ...] = ()
+    svd_of_changes: bool = True
 
     def seeds_of(self, width: int) -> tuple[int, ...]:
         return self.other_seeds.get(width, self.seeds)
@@ -107,7 +109,8 @@ LARGE = Preset(
     checkpoints=(40, 80, 280, 400, 680, 1000, 1400, 2200, 3000),
     test_epochs=(0, 40, 80, 280, 400, 680, 1000, 1400, 2200, 3000),
     wide_epochs=(0, 40, 680, 3000), wide_test_epochs=(0, 40, 680, 3000),
-    svd_inputs=600, svd={}, svd_gaussian={},
+    svd_inputs=600, svd={10: (1, (0, 3000)), 30: (1, (0, 3000))}, svd_gaussian={},
+    svd_of_changes=False,
     levels=(0.0, 5.0), level_widths=(10, 20, 30), shares=(0.0, 1.0), share_widths=(10, 20, 30),
     end_widths=(), placebo={10: 3, 30: 1}, placebo_epochs=(40, 3000),
     full_widths=(), full_samples=25_000, explained_widths=(5, 10, 15, 20, 30, 45),

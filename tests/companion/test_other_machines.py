@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 import fdimlib.__main__ as command_line
-from fdimlib.companion import experiments, figures, kernels, notebooks, sweeps
+from fdimlib.companion import experiments, figures, kernels, notebooks
 from fdimlib.companion.experiments import Point, Run
 
 ROOT = Path(__file__).parents[2]
