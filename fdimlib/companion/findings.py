@@ -48,7 +48,7 @@ def _short(verdict: str) -> str:
 def _widths(by_counts: dict[str, list[str]]) -> str:
     """Widths with their counts; without, where all say none: "0 of 5"."""
     if all(re.fullmatch(r"(0 of \d+)?", counts) for counts in by_counts):
-        return ", ".join(width for widths in by_counts.values() for width in widths)
+        return ", ".join(sorted((w for widths in by_counts.values() for w in widths), key=int))
     told = []
     for counts, widths in by_counts.items():
         each = " each" if len(widths) > 1 else ""

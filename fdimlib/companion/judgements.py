@@ -100,19 +100,25 @@ class Direction:
     by_width: ClassVar[bool] = True
 
     def needed(self, rows: pd.DataFrame) -> pd.DataFrame:
-        rows = _at(_at(rows, **self.where), inputs=self.inputs)
+        rows = _at(self.held(rows), inputs=self.inputs)
         return rows[rows[self.column].isin([self.before, self.after])]
 
+    def held(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Those where the rest is held at its values, on all kinds of inputs."""
+        return _at(rows, **self.where)
+
     def pairs(self, table: pd.DataFrame, rank: str = "exact") -> pd.DataFrame:
-        """The networks before and after the change, see `effects.pairs`, on all kinds of inputs."""
-        held = _at(table, **self.where)
-        return effects.pairs(held, self.column, self.before, self.after, rank)
+        """The networks before and after the change, see `effects.pairs`.
+
+        One that is dead on other inputs is marked as dead here too.
+        """
+        held = self.held(table)
+        pairs = effects.pairs(held, self.column, self.before, self.after, rank)
+        return pairs[pairs.index.get_level_values("inputs") == self.inputs]
 
     def verdicts(self, table: pd.DataFrame) -> dict[str, str]:
-        pairs = self.pairs(table)
-        pairs = pairs[pairs.index.get_level_values("inputs") == self.inputs]
         return {str(width): self._told(width, effects.verdict(group, self.sign))
-                for width, group in pairs.groupby("width")}
+                for width, group in self.pairs(table).groupby("width")}
 
     def _told(self, width: int, verdict: effects.Verdict) -> str:
         if width >= self.claimed_from or not verdict.counted:
@@ -263,7 +269,8 @@ class Support:
         both = effects.pairs(rows.assign(kind=rows.inputs, inputs="either"), "kind", "gaussian",
                              "test").droplevel("inputs")
         limits = rows.assign(limit=_limit(rows)).pivot(
-            index=["width", "seed"], columns="inputs", values="limit").reindex(both.index)
+            index=["width", "seed"], columns="inputs", values="limit").reindex(
+                both.index, columns=["test", "gaussian"])
         sizes = rows.groupby(["width", "seed"]).parameters.first().reindex(both.index)
         dead = _at(table, epoch=self.epoch).groupby(["width", "seed"]).dead.any()
         return pd.DataFrame({
