@@ -29,7 +29,9 @@ THEORY = "any network"
 INPUTS = {
     "train": "training digits", "test": "test digits", "gaussian": "{n_test:,} Gaussian inputs",
     "growing": "growing Gaussian samples",
+    "both": "test digits against Gaussian inputs, {n_test:,} each",
 }
+"""Kinds of inputs, in words."""
 
 FIELDS = {
     "the file": ("settings", "theorems", "claims"),
@@ -222,6 +224,7 @@ def _fields(part: str, id: str | None, entry: dict[str, Any]) -> None:
 
 def _check_rule(id: str, rule: dict[str, Any]) -> None:
     _known(f"{id}: rule", rule.get("is"), RULES)
+    _known(f"{id}: inputs", rule.get("inputs", "both"), INPUTS)
     names = [field.name for field in fields(RULES[rule["is"]])]
     for name in rule:
         _known(f"{id}: field of the rule {rule['is']!r}", name, ["is", *names])
@@ -273,7 +276,7 @@ def _at_every_setting(
             yield Judgement(
                 id, claim, setting.id, reading["notebook"],
                 reading["change"].format(**setting.numbers),
-                INPUTS.get(getattr(rule, "inputs", ""), "").format(**setting.numbers),
+                INPUTS[rule.inputs].format(**setting.numbers),
                 reading["authors"], reading["headline"], name, rule, recorded, verdicts)
 
 

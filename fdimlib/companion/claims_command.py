@@ -41,7 +41,7 @@ def _record() -> int:
 
 def _json(judged: list[Judgement]) -> str:
     told = [{"id": j.id, "setting": j.setting, "notebook": j.notebook,
-             "reading": findings.reading(j), "recorded": j.recorded, "found": j.found,
+             "change": j.change, "inputs": j.inputs, "recorded": j.recorded, "found": j.found,
              "same": j.same} for j in judged]
     return json.dumps(told, indent=1, ensure_ascii=False)
 

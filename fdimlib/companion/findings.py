@@ -58,7 +58,7 @@ def _widths(by_counts: dict[str, list[str]]) -> str:
 
 def reading(judgement: Judgement) -> str:
     """What a judgement compares: "epoch 0 → 680, test digits"."""
-    return ", ".join(part for part in (judgement.change, judgement.inputs) if part)
+    return f"{judgement.change}, {judgement.inputs}"
 
 
 def side_by_side(
@@ -108,7 +108,7 @@ def _markdown(heads: list[str], rows: list[list[str]]) -> str:
 
 def glance(judged: Iterable[Judgement], setting: str) -> pd.DataFrame:
     """Every verdict of a setting by width, "mixed 2 of 4": rows are claims, changes and inputs."""
-    rows = {(claims.claim(j.claim)["number"], j.change, j.inputs or "both"):
+    rows = {(claims.claim(j.claim)["number"], j.change, j.inputs):
             {int(width): re.sub(r" \((.*? of \d+).*", r" \1", verdict)
              for width, verdict in j.found.items()}
             for j in judged if j.setting == setting and EVERY_WIDTH not in j.found}

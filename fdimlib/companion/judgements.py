@@ -5,8 +5,8 @@ authors' are about something else, and have small rules of their own here: how c
 the number of parameters (`Close`), the shape of a curve over the width (`Plateau`), and two kinds
 of inputs of one network (`Support`). A rule is a dataclass: its fields stand in claims.json.
 
-These three were written when the tables of the released setting were known, and those of the larger
-one had their first rows, of width 30. What is arbitrary in them is named below.
+They were written when the tables of the released setting were known, and those of the larger one
+had their first rows, of width 30.
 
 A width is judged once all its planned networks are measured: a verdict on the first few to arrive
 could turn with the next. Until then it is "not yet measured", with the counts.
@@ -34,8 +34,12 @@ EVERY_WIDTH = "all widths"
 class Rule(Protocol):
     """What `found` asks of a rule."""
 
-    rows_each: ClassVar[int]  # rows of the table that make a network measured
-    by_width: ClassVar[bool]  # whether every width has a verdict of its own
+    rows_each: ClassVar[int]  # rows that make a network measured
+    by_width: ClassVar[bool]  # or one verdict on all widths
+
+    @property
+    def inputs(self) -> str:
+        """The kind of inputs that the ranks are on."""
 
     def needed(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows that the rule looks at, of a table or of a plan."""
@@ -251,6 +255,7 @@ class Support:
 
     epoch: int
 
+    inputs: ClassVar[str] = "both"
     rows_each: ClassVar[int] = 2
     by_width: ClassVar[bool] = True
 
