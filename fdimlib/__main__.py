@@ -87,10 +87,11 @@ def _add_companion(commands: Any) -> None:
                     "recorded one. The exit status is 1 where one has changed.")
     claims.add_argument("id", nargs="*", metavar="ID",
                         help="e.g. training labels; default: all")
-    claims.add_argument("--json", action="store_true", help="as JSON")
-    claims.add_argument("--record", action="store_true",
-                        help="for contributors: write the verdicts into the claims file, and the "
-                             "README's table of them")
+    how = claims.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="as JSON")
+    how.add_argument("--record", action="store_true",
+                     help="for contributors: write the verdicts into the claims file, and the "
+                          "README's table of them")
     sweep = commands.add_parser(
         "sweep", help="compute what an experiment still lacks, and write its table")
     sweep.add_argument("--cluster", choices=["local", "debug", "slurm"],

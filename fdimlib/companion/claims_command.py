@@ -5,7 +5,8 @@ import sys
 from argparse import Namespace
 
 from fdimlib.companion import findings
-from fdimlib.companion.claims import FILE, THEORY, Judgement, judge, record, settings
+from fdimlib.companion.claims import THEORY, Judgement, judge, record
+from fdimlib.companion.claims_file import FILE, settings
 
 
 def claims(options: Namespace) -> int:
@@ -17,7 +18,7 @@ def claims(options: Namespace) -> int:
     """
     try:
         if options.record:
-            return _record()
+            return _record(options.id)
         judged = judge(*options.id)
     except (OSError, ValueError) as problem:
         print(f"claims: {problem}", file=sys.stderr)
@@ -26,7 +27,9 @@ def claims(options: Namespace) -> int:
     return int(not all(judgement.same for judgement in judged))
 
 
-def _record() -> int:
+def _record(ids: list[str]) -> int:
+    if ids:
+        raise ValueError(f"--record: found {' '.join(ids)}; it takes no claim, and writes all")
     changed = record()
     for judgement in changed:
         for change in judgement.changes:

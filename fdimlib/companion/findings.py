@@ -11,6 +11,7 @@ import pandas as pd
 
 from fdimlib.companion import REPOSITORY, claims
 from fdimlib.companion.claims import Judgement
+from fdimlib.companion.claims_file import load, settings
 from fdimlib.companion.judgements import EVERY_WIDTH
 
 README = REPOSITORY / "README.md"
@@ -56,11 +57,6 @@ def _widths(by_counts: dict[str, list[str]]) -> str:
     return ", ".join(told)
 
 
-def reading(judgement: Judgement) -> str:
-    """What a judgement compares: "epoch 0 → 680, test digits"."""
-    return f"{judgement.change}, {judgement.inputs}"
-
-
 def side_by_side(
     judged: Iterable[Judgement], *, headlines: bool = False, decides: bool = False,
 ) -> str:
@@ -71,13 +67,12 @@ def side_by_side(
         decides: with the last column.
     """
     judged = [j for j in judged if j.setting != claims.THEORY and (j.headline or not headlines)]
-    settings = claims.settings()
-    heads = ["the authors' claim", *(setting.title for setting in settings.values())]
+    heads = ["the authors' claim", *(setting.title for setting in settings().values())]
     rows = []
     for name in dict.fromkeys(judgement.claim for judgement in judged):
         claim = claims.claim(name)
         cells = [f"**{claim['number']}** {claim['statement']}"]
-        for setting in settings:
+        for setting in settings():
             cells.append(_cell(j for j in judged if (j.claim, j.setting) == (name, setting)))
         rows.append(cells + [claim["between"]] * decides)
     return _markdown(heads + ["what decides between them"] * decides, rows)
@@ -85,11 +80,13 @@ def side_by_side(
 
 def _cell(judged: Iterable[Judgement]) -> str:
     """The readings of a claim at a setting, a line each; those that say the same share one."""
-    lines: dict[str, list[str]] = {}
-    for judgement in judged:
-        ours = "" if judgement.authors else " (our question)"
-        lines.setdefault(words(judgement.found), []).append(reading(judgement) + ours)
-    return "<br>".join(f"*{'; '.join(whats)}:* {said}" for said, whats in lines.items()) or "–"
+    lines: dict[str, dict[str, list[str]]] = {}
+    for j in judged:
+        change = j.change if j.authors else f"our question: {j.change}"
+        lines.setdefault(words(j.found), {}).setdefault(change, []).append(j.inputs)
+    told = {said: "; ".join(f"{change}, {' and '.join(inputs)}" for change, inputs in whats.items())
+            for said, whats in lines.items()}
+    return "<br>".join(f"*{whats}:* {said}" for said, whats in told.items()) or "–"
 
 
 def theorems(judged: Iterable[Judgement]) -> str:
@@ -97,7 +94,7 @@ def theorems(judged: Iterable[Judgement]) -> str:
     checks = {j.id: j.found["checks"] for j in judged if j.setting == claims.THEORY}
     rows = [[entry["statement"], entry["verdict"],
              f"[{entry['notebook'][:2]}]({entry['notebook']}.ipynb); {checks[entry['id']]}"]
-            for entry in claims.load()["theorems"]]
+            for entry in load()["theorems"]]
     return _markdown(["statement, in short", "verdict", "where to see it; its checks"], rows)
 
 

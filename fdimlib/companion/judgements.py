@@ -201,17 +201,16 @@ class Plateau:
         medians = rows[~rows.dead].groupby("width").exact.median()
         change = medians.pct_change().iloc[1:]
         moving = change.abs() > LEVEL
-        # The steps up to the last that is not level; the width where it ends begins the plateau.
-        growth = change[moving[::-1].cummax()[::-1]]
+        growth = change[moving[::-1].cummax()[::-1]]  # up to the last step that is not level
         start = growth.index[-1] if len(growth) else medians.index[0]
         parts = [f"{counts.up} steps up, {counts.down} down, {counts.at_the_bound} level at the "
                  f"sample bound, {counts.below} level below it"]
-        if start < medians.index[-1]:
+        level = start < medians.index[-1]
+        if level:
             parts.append(f"level from w = {start} on")
         if full := effects.plateau(rows):
             parts.append(f"every rank is the sample bound from w = {full} on")
-        word = _shape(growth, start < medians.index[-1])
-        return {EVERY_WIDTH: f"{word} ({'; '.join(parts)})"}
+        return {EVERY_WIDTH: f"{_shape(growth, level)} ({'; '.join(parts)})"}
 
 
 def _shape(growth: pd.Series, level: bool) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from fdimlib import __main__ as command_line
-from fdimlib.companion import claims, findings
+from fdimlib.companion import claims, claims_file, findings
 from fdimlib.companion.experiments import CLASSES, HIDDEN_LAYERS, PIXELS
 from fdimlib.companion.presets import PRESETS
 from fdimlib.symmetries import relu_mlp
@@ -26,19 +26,19 @@ def judged():
 def book(tmp_path, monkeypatch):
     """A copy of the claims file in the place of it; call it to write another."""
     file = tmp_path / "claims.json"
-    original = json.loads(claims.FILE.read_text())
-    monkeypatch.setattr(claims, "FILE", file)
+    original = json.loads(claims_file.FILE.read_text())
+    monkeypatch.setattr(claims_file, "FILE", file)
 
     def write(change=lambda book: None):
         changed = copy.deepcopy(original)
         change(changed)
-        file.write_text(claims.written(changed))
-        claims.load.cache_clear()
+        file.write_text(claims_file.written(changed))
+        claims_file.load.cache_clear()
         return file
 
     write()
     yield write
-    claims.load.cache_clear()
+    claims_file.load.cache_clear()
 
 
 def reading(book, id):
@@ -90,8 +90,8 @@ def test_an_id_stands_once_for_each_setting(judged):
 
 
 def test_the_file_is_written_as_record_writes_it():
-    text = claims.FILE.read_text(encoding="utf-8")
-    assert text == claims.written(json.loads(text))
+    text = claims_file.FILE.read_text(encoding="utf-8")
+    assert text == claims_file.written(json.loads(text))
 
 
 def test_a_planted_rank_changes_a_verdict_is_named_and_exits_with_1(planted, capsys):
@@ -171,7 +171,7 @@ def test_record_writes_what_is_found_and_nothing_else(book, planted, tmp_path, m
     before = json.loads(book().read_text())
     planted("labels", 1, width=45, seed=0, random_labels=1.0, inputs="test")
     assert command_line.main(["claims", "--record"]) == 0
-    after = json.loads(claims.FILE.read_text())
+    after = json.loads(claims_file.FILE.read_text())
     reading(before, "labels/ends/test")["recorded"]["released"]["45"] = "mixed (2 of 3)"
     assert after == before
     assert "mixed at w = 45 (2 of 3)" in readme.read_text()
@@ -199,6 +199,8 @@ def misspelt(part):
                 entry["rule"]["inputs"] = "tets"
             case "setting":
                 entry["recorded"]["released setting"] = {}
+            case "change":
+                entry["change"] = "epoch 0 → {lats}"
             case "column":
                 entry["rule"]["column"] = "random_label"
     return change
@@ -213,12 +215,25 @@ def misspelt(part):
     ("rule's missing field", "labels/ends/test: rule 'direction': .*'sign'"),
     ("inputs", "labels/ends/test: inputs: found 'tets'; choose among train, test"),
     ("setting", "labels/ends/test: recorded: found 'released setting'; choose among released"),
+    ("change", "labels/ends/test: change: found {lats}; choose among {last}"),
     ("column", "labels/ends/test: table labels_paper: has no column or value 'random_label'"),
 ])
 def test_a_misspelt_name_in_the_file_is_told_with_its_place(book, part, message, capsys):
     book(misspelt(part))
     assert command_line.main(["claims"]) == 2
     assert re.search("^claims: .*" + message, capsys.readouterr().err)
+
+
+def test_a_torn_file_is_named(book, capsys):
+    book().write_text('{"settings": [')
+    claims_file.load.cache_clear()
+    assert command_line.main(["claims"]) == 2
+    assert capsys.readouterr().err.startswith("claims: claims.json: Expecting value")
+
+
+def test_all_verdicts_are_recorded_or_none(capsys):
+    assert command_line.main(["claims", "labels", "--record"]) == 2
+    assert "--record: found labels; it takes no claim" in capsys.readouterr().err
 
 
 def test_a_misspelt_claim_is_told_with_those_that_exist(capsys):
@@ -241,7 +256,7 @@ def test_a_theorem_falls_with_a_check_of_its_notebook(monkeypatch, tmp_path):
             text = re.sub(r'"held": (\d+)', lambda m: f'"held": {int(m[1]) - 1}', text)
         (folder / path.name).write_text(text)
     monkeypatch.setattr(claims, "REPOSITORY", tmp_path)
-    entries = {entry["id"]: entry for entry in claims.load()["theorems"]}
+    entries = {entry["id"]: entry for entry in claims_file.load()["theorems"]}
     found = {id: claims._theorem(entry) for id, entry in entries.items()}
     assert [id for id, judgement in found.items() if not judgement.same] == ["sampling"]
     assert re.fullmatch(r"\d+ of \d+ hold", found["sampling"].found["checks"])
@@ -257,7 +272,7 @@ def test_the_readme_has_the_table_that_the_claims_file_gives():
 def test_what_holds_comes_first(judged):
     told = {j.id: findings.words(j.found) for j in judged if j.setting == "released"}
     assert told["labels/ends/test"].startswith("holds at w = 30 (5 of 5), 45 (3 of 3); not claimed")
-    order = [entry["number"] for entry in claims.load()["claims"]]
+    order = [entry["number"] for entry in claims_file.load()["claims"]]
     holding = [number for number in order
                if any(j.headline and "holds" in told[j.id] for j in judged
                       if j.id in told and claims.claim(j.claim)["number"] == number)]
@@ -305,7 +320,7 @@ def test_the_settings_that_notebook_15_tells_are_those_of_the_presets():
     assert {w: n for w, n in seeds["paper"].items() if n != 5} == {45: 3, 60: 3}
     assert (min(large.widths), max(large.widths)) == (5, 45)
     assert {w: n for w, n in seeds["large"].items() if n != 5} == {10: 10, 45: 3}
-    titles = [setting.title for setting in claims.settings().values()]
+    titles = [setting.title for setting in claims_file.settings().values()]
     for title, sizes in zip(titles, (paper, large)):
         assert title.startswith(f"{sizes.n_train:,} training digits, "
                                 f"{sizes.checkpoints[-1]:,} epochs")
@@ -325,7 +340,7 @@ def test_the_numbers_of_what_decides_are_computed():
     known = {paper.n_train, paper.n_test, large.n_train, large.n_test, *rows["paper"],
              *rows["large"], wide, widest, parameters(wide), parameters(widest), 20}
     assert parameters(wide) < rows["large"][1] < parameters(widest) < rows["large"][0]
-    told = {int(number.replace(",", "")) for entry in claims.load()["claims"]
+    told = {int(number.replace(",", "")) for entry in claims_file.load()["claims"]
             for number in re.findall(r"\d[\d,]*\d|\d", entry["between"])}
     assert told <= known, told - known
     training = claims.committed("labels", "paper")
