@@ -120,16 +120,18 @@ def committed(name: str, preset: str) -> pd.DataFrame | None:
 def record() -> list[Judgement]:
     """Write the verdicts that the committed tables give into claims.json.
 
+    A theorem has none: the checks of its notebook must hold, and that is all that can be recorded.
+
     Returns:
         Those that were another before.
     """
-    changed = [judgement for judgement in judge() if not judgement.same]
+    changed = [judgement for judgement in judge(*(entry["id"] for entry in load()["claims"]))
+               if not judgement.same]
     book = json.loads(claims_file.FILE.read_text(encoding="utf-8"))
-    entries = {entry["id"]: entry for entry in book["theorems"]} | {
-        f"{entry['id']}/{reading['id']}": reading
-        for entry in book["claims"] for reading in entry["judgements"]}
+    readings = {f"{entry['id']}/{reading['id']}": reading
+                for entry in book["claims"] for reading in entry["judgements"]}
     for judgement in changed:
-        recorded = entries[judgement.id]["recorded"]
+        recorded = readings[judgement.id]["recorded"]
         recorded.pop(judgement.setting, None)
         if judgement.found:
             recorded[judgement.setting] = judgement.found

@@ -34,7 +34,7 @@ def _record(ids: list[str]) -> int:
     for judgement in changed:
         for change in judgement.changes:
             print(f"{judgement.id}, {judgement.setting}: {change}")
-    print(f"{len(changed)} verdicts were changed in {FILE.name}")
+    print(f"readings changed in {FILE.name}: {len(changed)}")
     if findings.write_readme():
         print("the table of findings in README.md was written anew")
     if changed:

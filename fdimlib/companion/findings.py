@@ -23,7 +23,6 @@ ORDER = ("holds", "no plateau seen", "mixed", "not reached", "fails", "no fall s
 """Words of verdicts, as they are told: what holds first."""
 
 
-
 def words(verdicts: dict[str, str]) -> str:
     """The verdicts width by width in a line, what holds first; counts where they say more.
 

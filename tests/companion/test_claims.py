@@ -175,7 +175,7 @@ def test_record_writes_what_is_found_and_nothing_else(book, planted, tmp_path, m
     reading(before, "labels/ends/test")["recorded"]["released"]["45"] = "mixed (2 of 3)"
     assert after == before
     assert "mixed at w = 45 (2 of 3)" in readme.read_text()
-    assert "1 verdicts were changed" in capsys.readouterr().out
+    assert "readings changed in claims.json: 1" in capsys.readouterr().out
     assert all(j.same for j in claims.judge())
 
 
@@ -258,6 +258,7 @@ def test_a_theorem_falls_with_a_check_of_its_notebook(monkeypatch, tmp_path):
     monkeypatch.setattr(claims, "REPOSITORY", tmp_path)
     entries = {entry["id"]: entry for entry in claims_file.load()["theorems"]}
     found = {id: claims._theorem(entry) for id, entry in entries.items()}
+    assert {entry["recorded"]["checks"] for entry in entries.values()} == {"all hold"}
     assert [id for id, judgement in found.items() if not judgement.same] == ["sampling"]
     assert re.fullmatch(r"\d+ of \d+ hold", found["sampling"].found["checks"])
 
