@@ -8,10 +8,13 @@ Experiments share points, and so their results.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
+from fdimlib.companion import REPOSITORY
 from fdimlib.companion.presets import PRESETS, WIDE, Preset, get_preset
+from fdimlib.companion.spikes import largest, recorded
 
 __all__ = [
     "CLASSES", "FIELDS", "HIDDEN_LAYERS", "NUDGE", "PRESETS", "PROTOCOL", "TABLES", "Point",
@@ -40,6 +43,7 @@ class Run:
         noise: standard deviation of the noise on the pixels of the training digits, of [0, 1].
         random_labels: share of the training labels that are drawn anew.
         digits: size of the pool that the split is drawn from: 5,000, 10,000 or 70,000.
+        lr, decay: the learning rate after e epochs is lr / (1 + decay · e).
     """
 
     width: int
@@ -48,6 +52,19 @@ class Run:
     noise: float = 0.0
     random_labels: float = 0.0
     digits: int = 5000
+    lr: float = 0.1
+    decay: float = 0.0
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """The fields that decide what comes out.
+
+        Those that came later are left out where they have the protocol's values, so that older
+        records keep their keys.
+        """
+        later = {"lr": Run.lr, "decay": Run.decay}
+        return {name: value for name, value in asdict(self).items()
+                if name not in later or value != later[name]}
 
     @property
     def layers(self) -> list[int]:
@@ -56,11 +73,11 @@ class Run:
     @property
     def key(self) -> str:
         """Names the run's lock while some process computes its points."""
-        return _hash(asdict(self))
+        return _hash(self.setting)
 
 
 FIELDS = (*(field.name for field in fields(Run)), *OWN)
-"""All that decides the integers of a point, in the order of a table's columns."""
+"""All that can decide the integers of a point, in the order of a table's columns."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +100,8 @@ class Point:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """`FIELDS` and their values: all that the key depends on."""
-        return asdict(self.run) | {name: getattr(self, name) for name in OWN}
+        """All that the key depends on, of `FIELDS`."""
+        return self.run.setting | {name: getattr(self, name) for name in OWN}
 
     @classmethod
     def from_fields(cls, setting: dict[str, Any]) -> "Point":
@@ -117,6 +134,11 @@ def _hash(setting: dict[str, Any]) -> str:
 def experiments(preset: str) -> dict[str, list[Point]]:
     """The points of every experiment, by name, the most telling first."""
     return {name: list(dict.fromkeys(table(get_preset(preset)))) for name, table in TABLES.items()}
+
+
+def published(name: str, preset: str) -> Path:
+    """The committed table of an experiment."""
+    return REPOSITORY / "figures" / "data" / f"{name}_{preset}.csv"
 
 
 def _runs(widths: Iterable[int], sizes: Preset, **change: float) -> list[Run]:
@@ -160,17 +182,41 @@ def _training(sizes: Preset) -> Iterator[Point]:
     yield from _counted(runs, (0, *sizes.checkpoints), sizes)
 
 
-def _explanation(sizes: Preset) -> Iterator[Point]:
-    """Where P − rank goes along training, on the training digits."""
-    for run in _runs(sizes.explained_widths, sizes):
+def _at_other_rates(sizes: Preset) -> list[Run]:
+    return [run for width, rates in sizes.rates.items() for lr, decay in rates
+            for run in _runs([width], sizes, lr=lr, decay=decay)]
+
+
+def _rates(sizes: Preset) -> Iterator[Point]:
+    """Ranks on the training digits along runs with other learning rates."""
+    for run in _at_other_rates(sizes):
         for epoch in sizes.epochs_on("train", run.width):
-            yield Point(run, epoch, "train", sizes.n_train, "explain")
+            yield Point(run, epoch, "train", sizes.n_train)
 
 
 def _losses(sizes: Preset) -> Iterator[Point]:
-    """The loss of every epoch, of the runs that are explained."""
-    for run in _runs(sizes.explained_widths, sizes):
+    """The loss of every epoch."""
+    for run in _runs(sizes.explained_widths, sizes) + _at_other_rates(sizes):
         yield Point(run, sizes.checkpoints[-1], "train", sizes.n_train, "losses")
+
+
+def _spikes(sizes: Preset) -> Iterator[Point]:
+    """Ranks around the largest spikes of the loss, of the runs whose losses are published."""
+    losses = recorded(published("losses", sizes.name))
+    for point in _losses(sizes):
+        if point.run.width in sizes.spike_widths and point.key in losses:
+            for spike in largest(losses[point.key]):
+                for epoch in spike.epochs(point.epoch).values():
+                    yield Point(point.run, epoch, "train", sizes.n_train)
+
+
+def _explanation(sizes: Preset) -> Iterator[Point]:
+    """Where P − rank goes: along training, at other learning rates, around spikes."""
+    along = [Point(run, epoch, "train", sizes.n_train)
+             for run in _runs(sizes.explained_widths, sizes)
+             for epoch in sizes.epochs_on("train", run.width)]
+    for point in (*along, *_rates(sizes), *_spikes(sizes)):
+        yield replace(point, method="explain")
 
 
 def _width(sizes: Preset) -> Iterator[Point]:
@@ -196,7 +242,8 @@ def _noise(sizes: Preset) -> Iterator[Point]:
         for epoch in (last, 0):
             yield Point(run, epoch, "train", sizes.n_train)
     yield from _on_test_digits(narrow_or_at_ends, sizes, (last,))
-    yield from _counted(at_ends, (last,), sizes)
+    if sizes.svd_of_changes:
+        yield from _counted(at_ends, (last,), sizes)
 
 
 def _labels(sizes: Preset) -> Iterator[Point]:
@@ -210,7 +257,8 @@ def _labels(sizes: Preset) -> Iterator[Point]:
     for run in runs:
         yield Point(run, last, "train", sizes.n_train)
     yield from _on_test_digits(narrow_or_at_ends, sizes, (last,))
-    yield from _counted(at_ends, (last,), sizes)
+    if sizes.svd_of_changes:
+        yield from _counted(at_ends, (last,), sizes)
 
 
 def _placebo(sizes: Preset) -> Iterator[Point]:
@@ -237,6 +285,6 @@ def _full(sizes: Preset) -> Iterator[Point]:
 
 TABLES: dict[str, Callable[[Preset], Iterable[Point]]] = {
     "training": _training, "width": _width, "noise": _noise, "labels": _labels,
-    "placebo": _placebo, "full_dimension": _full, "explanation": _explanation,
-    "losses": _losses,
+    "placebo": _placebo, "full_dimension": _full, "losses": _losses, "rates": _rates,
+    "spikes": _spikes, "explanation": _explanation,
 }

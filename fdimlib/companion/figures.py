@@ -122,7 +122,7 @@ def ratio_axis(ax: Axes, low: float = 0.1, high: float = 10) -> None:
     ax.set_xlim(low, high)
     ticks = [tick for tick in (0.1, 0.5, 0.9, 1.1, 2, 10) if low <= tick <= high]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.set_xticks([0.98, 1, 1.02], ["", "1\nstretched: small ticks at 0.98, 1.02", ""], minor=True)
+    ax.set_xticks([0.98, 1, 1.02], ["", "1\nstretched:\nticks ±2 %", ""], minor=True)
     style = mpl.rcParams
     pad = style["xtick.major.size"] + style["xtick.major.pad"] - style["xtick.minor.size"]
     ax.tick_params(axis="x", which="minor", pad=pad, labelsize=style["xtick.labelsize"],

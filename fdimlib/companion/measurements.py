@@ -1,6 +1,7 @@
 """What is measured at a point: the network trained by the protocol, its ranks, how well it does."""
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fdimlib.companion.data import add_noise, mnist_sample, pool_size, randomize_labels
-from fdimlib.companion.experiments import CLASSES, HIDDEN_LAYERS, Point
+from fdimlib.companion.experiments import CLASSES, HIDDEN_LAYERS, Point, Run
 from fdimlib.companion.packaged import PACKAGED
+from fdimlib.companion.tall import tall_spectrum
 from fdimlib.companion.training import evaluate, train
 from fdimlib.dimension import batch_functional_dimension, full_functional_dimension
 from fdimlib.explanation import kernel_terms
@@ -23,6 +25,9 @@ from fdimlib.symmetries import dimension_bound, relu_mlp
 
 Outcome = dict[str, Any]
 """{"result": a dict of JSON values} or {"error": a sentence}."""
+
+HELD = 2**28
+"""Entries of the largest Jacobian whose singular values are computed at once: 2 GiB of float64."""
 
 
 def compute(points: list[Point], device: str = "cpu") -> Iterator[tuple[Point, Outcome]]:
@@ -37,7 +42,8 @@ def compute(points: list[Point], device: str = "cpu") -> Iterator[tuple[Point, O
         y = randomize_labels(digits.y_train, run.random_labels, seed=run.seed)
         epochs = sorted({point.epoch for point in points})
         kept = train(relu_mlp(run.layers, seed=run.seed), x, y, checkpoints=epochs,
-                     epochs=max(1, epochs[-1]), seed=run.seed, progress=False)
+                     epochs=max(1, epochs[-1]), lr=run.lr, decay=run.decay, seed=run.seed,
+                     progress=False)
     except Exception as problem:
         for point in points:
             yield point, {"error": f"training: {type(problem).__name__}: {problem}"}
@@ -107,17 +113,21 @@ def _exact(
 def _numerical(point: Point, model: nn.Sequential, x: Tensor, device: str) -> dict[str, Any]:
     """The paper's count: entries in float32 or float64, with softmax or logits.
 
-    The tolerance is always that of float64.
+    The tolerance is always that of float64. Of a Jacobian too large to be held, the released
+    script's softmax only: it takes an hour and more.
     """
     start = time.perf_counter()
-    logits = batch_functional_dimension(model, x, head="identity", device=device, progress=False)
-    found: dict[str, Any] = {"exact_logits": int(logits)}
     shape = (len(x) * CLASSES, sum(p.numel() for p in model.parameters()))
+    tall = math.prod(shape) > HELD
+    found: dict[str, Any] = {}
+    if not tall:
+        found["exact_logits"] = int(batch_functional_dimension(
+            model, x, head="identity", device=device, progress=False))
     for precision in (torch.float32, torch.float64):
         rounded = relu_mlp(point.run.layers).to(device, precision)
         rounded.load_state_dict(model.state_dict())
-        for head, name in (("softmax", "softmax"), ("identity", "logits")):
-            s = spectrum(rounded, x, head=head)
+        for head, name in (("softmax", "softmax"), ("identity", "logits"))[: 1 if tall else 2]:
+            s = (tall_spectrum if tall else spectrum)(rounded, x, head=head)
             found[f"svd_{str(precision).removeprefix('torch.')}_{name}"] = numerical_rank(s, shape)
     found["svd_seconds"] = round(time.perf_counter() - start, 3)
     found["weights"] = fingerprint(model)
@@ -166,6 +176,8 @@ def describe(point: Point, outcome: Outcome) -> str:
         setting.append(f"noise {run.noise:g}")
     if run.random_labels:
         setting.append(f"random labels {run.random_labels:.0%}")
+    if (run.lr, run.decay) != (Run.lr, Run.decay):
+        setting.append(f"rate {run.lr:g}" + f", decay {run.decay:g}" * bool(run.decay))
     return f"{', '.join(setting)}: {_found(outcome)}"
 
 

@@ -1,6 +1,6 @@
 """The presets: how large the experiments are, from minutes to days."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 THEIRS = (0, 40, 80, 280, 680)  # initial weights and the authors' checkpoints
 WIDE = 30  # the authors' width: from here on costs count; fewer epochs and levels are looked at
@@ -11,6 +11,7 @@ class Preset:
     """Sizes of the experiments.
 
     Attributes:
+        name: as on the command line and in the names of tables.
         digits: the packaged pool that the splits are drawn from.
         draws: random parameters or samples in the theory notebooks.
         n_train, n_test: training digits; test digits, and Gaussian inputs as many.
@@ -25,6 +26,7 @@ class Preset:
             training digits.
         svd_gaussian: width → for how many seeds they are computed on the Gaussian inputs, after
             training.
+        svd_of_changes: whether also with noise and with random labels, at the ends of both.
         levels, level_widths: noise levels and widths of the noise experiment.
         shares, share_widths: shares of random labels and widths of the label experiment.
         end_widths: further widths of these two, at the first and the last level and share only.
@@ -33,8 +35,11 @@ class Preset:
         full_widths: widths for the full functional dimension.
         full_samples: Gaussian inputs at most.
         explained_widths: widths for which the missing dimensions are explained along training.
+        rates: width → learning rates with their decays, see `Run`, beside the protocol's.
+        spike_widths: widths at which ranks are taken around spikes of the loss.
     """
 
+    name: str
     digits: int
     draws: int
     n_train: int
@@ -60,6 +65,9 @@ class Preset:
     full_widths: tuple[int, ...]
     full_samples: int
     explained_widths: tuple[int, ...] = ()
+    rates: dict[int, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    spike_widths: tuple[int, ...] = ()
+    svd_of_changes: bool = True
 
     def seeds_of(self, width: int) -> tuple[int, ...]:
         return self.other_seeds.get(width, self.seeds)
@@ -71,43 +79,44 @@ class Preset:
         return self.wide_test_epochs if inputs == "test" else self.wide_epochs
 
 
-PRESETS = {
-    "quick": Preset(
-        digits=5000, draws=200, n_train=600, n_test=600, n_wide=4400,
-        widths=(2, 3, 5, 10), seeds=(0, 1, 2), other_seeds={},
-        checkpoints=(40, 80, 280, 680), test_epochs=THEIRS, wide_epochs=(), wide_test_epochs=(),
-        svd_inputs=200, svd={}, svd_gaussian={},
-        levels=(0.0, 0.5, 2.0), level_widths=(5, 10), shares=(0.0, 0.5, 1.0), share_widths=(5, 10),
-        end_widths=(), placebo={}, placebo_epochs=(), full_widths=(2, 3, 5), full_samples=3000,
-    ),
-    "paper": Preset(
-        digits=5000, draws=2000, n_train=600, n_test=2000, n_wide=4400,
-        widths=(2, 3, 5, 10, 15, 20, 30, 45, 60), seeds=(0, 1, 2, 3, 4),
-        other_seeds={45: (0, 1, 2), 60: (0, 1, 2)},
-        checkpoints=(10, 40, 80, 160, 280, 480, 680), test_epochs=THEIRS,
-        wide_epochs=(0, 10, 40, 80, 160, 280, 480, 680), wide_test_epochs=(0, 40, 680),
-        svd_inputs=600,
-        svd={2: (5, (0, 680)), 3: (5, (0, 680)), 5: (5, (0, 40, 80, 280, 680)), 10: (5, (0, 680)),
-             30: (3, (0, 680))},
-        svd_gaussian={2: 2, 3: 2, 5: 2},
-        levels=(0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0), level_widths=(5, 10, 30),
-        shares=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), share_widths=(5, 10, 30, 60),
-        end_widths=(15, 20, 45), placebo={10: 5, 30: 5}, placebo_epochs=(40, 680),
-        full_widths=(2, 3, 5, 10, 15, 20, 30), full_samples=25_000,
-    ),
-    "large": Preset(
-        digits=10_000, draws=2000, n_train=6000, n_test=4000, n_wide=4000,
-        widths=(5, 10, 15, 20, 30, 45), seeds=(0, 1, 2, 3, 4),
-        other_seeds={10: tuple(range(10)), 45: (0, 1, 2)},
-        checkpoints=(40, 80, 280, 400, 680, 1000, 1400, 2200, 3000),
-        test_epochs=(0, 40, 80, 280, 400, 680, 1000, 1400, 2200, 3000),
-        wide_epochs=(0, 40, 680, 3000), wide_test_epochs=(0, 40, 680, 3000),
-        svd_inputs=600, svd={}, svd_gaussian={},
-        levels=(0.0, 5.0), level_widths=(10, 20, 30), shares=(0.0, 1.0), share_widths=(10, 20, 30),
-        end_widths=(), placebo={10: 3, 30: 1}, placebo_epochs=(40, 3000),
-        full_widths=(), full_samples=25_000, explained_widths=(5, 10, 15, 20, 30, 45),
-    ),
-}
+QUICK = Preset(
+    name="quick", digits=5000, draws=200, n_train=600, n_test=600, n_wide=4400,
+    widths=(2, 3, 5, 10), seeds=(0, 1, 2), other_seeds={},
+    checkpoints=(40, 80, 280, 680), test_epochs=THEIRS, wide_epochs=(), wide_test_epochs=(),
+    svd_inputs=200, svd={}, svd_gaussian={},
+    levels=(0.0, 0.5, 2.0), level_widths=(5, 10), shares=(0.0, 0.5, 1.0), share_widths=(5, 10),
+    end_widths=(), placebo={}, placebo_epochs=(), full_widths=(2, 3, 5), full_samples=3000,
+)
+PAPER = Preset(
+    name="paper", digits=5000, draws=2000, n_train=600, n_test=2000, n_wide=4400,
+    widths=(2, 3, 5, 10, 15, 20, 30, 45, 60), seeds=(0, 1, 2, 3, 4),
+    other_seeds={45: (0, 1, 2), 60: (0, 1, 2)},
+    checkpoints=(10, 40, 80, 160, 280, 480, 680), test_epochs=THEIRS,
+    wide_epochs=(0, 10, 40, 80, 160, 280, 480, 680), wide_test_epochs=(0, 40, 680),
+    svd_inputs=600,
+    svd={2: (5, (0, 680)), 3: (5, (0, 680)), 5: (5, (0, 40, 80, 280, 680)), 10: (5, (0, 680)),
+         30: (3, (0, 680))},
+    svd_gaussian={2: 2, 3: 2, 5: 2},
+    levels=(0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0), level_widths=(5, 10, 30),
+    shares=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), share_widths=(5, 10, 30, 60),
+    end_widths=(15, 20, 45), placebo={10: 5, 30: 5}, placebo_epochs=(40, 680),
+    full_widths=(2, 3, 5, 10, 15, 20, 30), full_samples=25_000,
+)
+LARGE = Preset(
+    name="large", digits=10_000, draws=2000, n_train=6000, n_test=4000, n_wide=4000,
+    widths=(5, 10, 15, 20, 30, 45), seeds=(0, 1, 2, 3, 4),
+    other_seeds={10: tuple(range(10)), 45: (0, 1, 2)},
+    checkpoints=(40, 80, 280, 400, 680, 1000, 1400, 2200, 3000),
+    test_epochs=(0, 40, 80, 280, 400, 680, 1000, 1400, 2200, 3000),
+    wide_epochs=(0, 40, 680, 3000), wide_test_epochs=(0, 40, 680, 3000),
+    svd_inputs=600, svd={10: (1, (0, 3000)), 30: (1, (0, 3000))}, svd_gaussian={},
+    svd_of_changes=False,
+    levels=(0.0, 5.0), level_widths=(10, 20, 30), shares=(0.0, 1.0), share_widths=(10, 20, 30),
+    end_widths=(), placebo={10: 3, 30: 1}, placebo_epochs=(40, 3000),
+    full_widths=(), full_samples=25_000, explained_widths=(5, 10, 15, 20, 30, 45),
+    rates={10: ((0.03, 0.0), (0.3, 0.0), (0.1, 0.01))}, spike_widths=(10, 20),
+)
+PRESETS = {preset.name: preset for preset in (QUICK, PAPER, LARGE)}
 """quick: minutes. paper: the released script's sizes. large: a larger setting of the authors'."""
 
 

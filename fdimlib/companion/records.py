@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -157,12 +158,15 @@ def table(records: Records, points: list[Point]) -> pd.DataFrame:
     trained them) are left out.
     """
     rows = []
+    columns = [name for name in FIELDS
+               if name != "method" and any(name in point.fields for point in points)]
     for point in (point for point in points if point.method != "svd"):
         result = records.get(point)
         if result is not None:
             numerical = records.get(Point.from_fields(point.fields | {"method": "svd"})) or {}
             same = numerical.get("weights") == result["weights"]
-            setting = {name: point.fields[name] for name in FIELDS if name != "method"}
+            every = asdict(point.run) | point.fields
+            setting = {name: every[name] for name in columns}
             counts = {name: numerical.get(name) if same else None for name in SVD_COLUMNS}
             rows.append({"key": point.key, "protocol": PROTOCOL} | setting | result | counts)
     return pd.DataFrame(rows)
@@ -173,7 +177,7 @@ def _read_table(path: Path) -> dict[Point, dict[str, Any]]:
     results = {}
     for row in pd.read_csv(path).astype(object).to_dict("records"):
         row = {name: None if pd.isna(value) else value for name, value in row.items()}
-        setting = {name: row.pop(name) for name in FIELDS if name != "method"}
+        setting = {name: row.pop(name) for name in FIELDS if name in row}
         told_by = {"explained": "explain", "losses": "losses", "exact": "exact"}
         method = next(method for column, method in told_by.items() if column in row)
         point = Point.from_fields(setting | {"method": method})

@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from fdimlib.companion import REPOSITORY, build_folder
-from fdimlib.companion.experiments import PRESETS, Point, Run, experiments
+from fdimlib.companion import build_folder
+from fdimlib.companion.experiments import PRESETS, Point, Run, experiments, published
 from fdimlib.companion.measurements import Outcome, compute, describe, fingerprint, ranks
 from fdimlib.companion.records import Records, table
 
@@ -25,11 +25,6 @@ __all__ = [
 ]
 
 SHORT = 2e12  # operations; half a minute on two cores
-
-
-def published(name: str, preset: str) -> Path:
-    """The committed table of an experiment."""
-    return REPOSITORY / "figures" / "data" / f"{name}_{preset}.csv"
 
 
 def all_records(folder: Path | None = None) -> Records:

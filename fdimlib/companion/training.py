@@ -8,6 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from fdimlib.arrays import integers, rounded_to
@@ -49,7 +50,8 @@ class Checkpoint:
 def train(
     model: nn.Sequential, x: Tensor | ArrayLike, y: Tensor | ArrayLike, *,
     epochs: int | None = None, checkpoints: Sequence[int] = (40, 80, 280, 680),
-    lr: float = 0.1, batch_size: int = 256, seed: int = 0, progress: bool = True,
+    lr: float = 0.1, decay: float = 0.0, batch_size: int = 256, seed: int = 0,
+    progress: bool = True,
 ) -> list[Checkpoint]:
     """Train a copy of `model`; return it at epoch 0, at each checkpoint, and at the end.
 
@@ -63,6 +65,8 @@ def train(
             parameters (`requires_grad=False`) stay as they are.
         x, y: inputs (n, N_0) and integer labels (n,).
         epochs: None: up to the last checkpoint. Checkpoints beyond `epochs` are not reached.
+        lr, decay: the learning rate after e epochs is lr / (1 + decay · e); the protocol has no
+            decay.
         seed: of the shuffling; together with the model it determines the run.
 
     Raises:
@@ -82,7 +86,7 @@ def train(
                for epoch in items("checkpoints", checkpoints, "(40, 80)")]
     epochs = whole_number("epochs", max(kept_at, default=0) if epochs is None else epochs, 1)
     batch_size = min(whole_number("batch_size", batch_size, 1), len(inputs))
-    lr = real_number("lr", lr, above=0)
+    lr, decay = real_number("lr", lr, above=0), real_number("decay", decay, 0)
     generator = torch.Generator().manual_seed(seed_number("seed", seed))
     progress = flag("progress", progress)
 
@@ -93,6 +97,7 @@ def train(
         raise ValueError("model: all its parameters are frozen, so that nothing can be trained; "
                          "call model.requires_grad_() first")
     optimizer = torch.optim.SGD(trained, lr=lr)
+    schedule = LambdaLR(optimizer, lambda finished: 1 / (1 + decay * finished))
     history: list[float] = []
     kept = [_checkpoint(0, model, inputs, labels, history)]
     steps = tqdm(range(1, epochs + 1), desc="training", unit="epoch", delay=2, disable=not progress)
@@ -106,6 +111,7 @@ def train(
             optimizer.step()
             round_to_grid_(trained)
             total += loss.item() * len(batch)
+        schedule.step()
         history.append(total / len(inputs))
         if epoch in kept_at or epoch == epochs:
             kept.append(_checkpoint(epoch, model, inputs, labels, history))

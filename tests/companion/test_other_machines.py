@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 import fdimlib.__main__ as command_line
-from fdimlib.companion import experiments, figures, kernels, notebooks, sweeps
+from fdimlib.companion import experiments, figures, kernels, notebooks
 from fdimlib.companion.experiments import Point, Run
 
 ROOT = Path(__file__).parents[2]
@@ -208,7 +208,7 @@ def test_foreign_pictures_among_the_figures_do_not_lose_the_index(clone, tmp_pat
 def tiny(monkeypatch, tmp_path):
     """One experiment of two points; its table belongs into tmp_path/clone."""
     monkeypatch.setattr(experiments, "TABLES", {"tiny": lambda sizes: POINTS})
-    monkeypatch.setattr(sweeps, "REPOSITORY", tmp_path / "clone")
+    monkeypatch.setattr(experiments, "REPOSITORY", tmp_path / "clone")
     monkeypatch.setenv("FDIMLIB_BUILD", str(tmp_path / "build"))
 
 
@@ -234,7 +234,7 @@ def test_a_sweep_that_cannot_write_records_says_so_before_it_computes(tiny, unwr
 def test_a_table_that_cannot_be_written_is_named_and_its_records_stay(
     tiny, tmp_path, unwritable, monkeypatch, capsys,
 ):
-    monkeypatch.setattr(sweeps, "REPOSITORY", unwritable)
+    monkeypatch.setattr(experiments, "REPOSITORY", unwritable)
     build = tmp_path / "elsewhere"
     assert command_line.main(["sweep", "--build", str(build)]) == 1
     printed = capsys.readouterr().out

@@ -230,7 +230,7 @@ def test_submitit_writes_the_same_records(cluster, tmp_path):
 def test_the_command_line_sweeps_counts_and_repeats(tmp_path, monkeypatch, capsys):
     svd = Point(POINTS[1].run, POINTS[1].epoch, "train", 20, "svd")
     monkeypatch.setattr(experiments, "TABLES", {"tiny": lambda sizes: [*POINTS[:3], svd]})
-    monkeypatch.setattr(sweeps, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(experiments, "REPOSITORY", tmp_path)
     folder = ["--records", str(tmp_path / "records")]
     assert command_line.main(["status", *folder]) == 1
     assert capsys.readouterr().out.split()[-5:] == ["4", "0", "0", "0", "4"]

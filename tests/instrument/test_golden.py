@@ -8,6 +8,8 @@ from golden import make
 from safetensors.torch import load_file
 
 import fdimlib as fd
+from fdimlib.companion.experiments import Point
+from fdimlib.companion.sweeps import all_records, fingerprint
 
 RANKS = json.loads((make.HERE / "ranks.json").read_text(encoding="utf-8"))
 
@@ -17,6 +19,18 @@ def test_same_weights_same_integers(epoch):
     model = fd.relu_mlp(make.WIDTHS)
     model.load_state_dict(load_file(make.HERE / f"w30_epoch{epoch:03}.safetensors"))
     assert make.ranks(model) == RANKS[str(epoch)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch", make.FALLING_EPOCHS)
+def test_the_run_that_loses_two_fifths_of_its_rank_has_the_recorded_integers(epoch):
+    model = fd.relu_mlp(make.FALLING.layers)
+    model.load_state_dict(load_file(make.HERE / f"w10_epoch{epoch:03}.safetensors"))
+    recorded = all_records().get(Point(make.FALLING, epoch, "train", make.FALLING.n_train))
+    x = make.falling_digits().x_train
+    assert recorded["weights"] == fingerprint(model)
+    assert recorded["exact"] == int(
+        fd.batch_functional_dimension(model, x, head="softmax", progress=False))
 
 
 def test_training_again_gives_the_committed_weights_bit_by_bit():
