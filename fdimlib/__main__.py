@@ -1,5 +1,6 @@
-"""The command line: `fdimlib rank | figures | sweep | status | rerun`, or `python -m fdimlib …`.
+"""The command line: `fdimlib rank | figures | claims | sweep | status | rerun`.
 
+`python -m fdimlib …` is the same.
 What a command needs is imported when it is chosen, so that the help comes at once.
 """
 
@@ -9,6 +10,9 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+MODULES = {"rank": "fdimlib.rank_command", "claims": "fdimlib.companion.claims_command"}
+"""Where a command is; the others are in `fdimlib.companion.commands`."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,12 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _module_of(command: str) -> Any:
-    if command == "rank":
-        return import_module("fdimlib.rank_command")
     try:
-        return import_module("fdimlib.companion.commands")
+        return import_module(MODULES.get(command, "fdimlib.companion.commands"))
     except ModuleNotFoundError as missing:
-        if missing.name is None or missing.name.startswith("fdimlib"):
+        if command == "rank" or missing.name is None or missing.name.startswith("fdimlib"):
             raise
         sys.exit(f"{command}: needs {missing.name}, which is not installed here; "
                  "pip install 'fdimlib[companion]'")
@@ -79,6 +81,17 @@ def _add_companion(commands: Any) -> None:
     figures = commands.add_parser("figures", help="run the notebooks and write the figures")
     figures.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK",
                          help="names or numbers, e.g. 01 10_training")
+    claims = commands.add_parser(
+        "claims", help="judge the paper's claims anew from the committed tables",
+        description="Every verdict on a claim of the paper, from the committed tables, beside the "
+                    "recorded one. The exit status is 1 where one has changed.")
+    claims.add_argument("id", nargs="*", metavar="ID",
+                        help="e.g. training labels; default: all")
+    how = claims.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="as JSON")
+    how.add_argument("--record", action="store_true",
+                     help="for contributors: write the verdicts into the claims file, and the "
+                          "README's table of them")
     sweep = commands.add_parser(
         "sweep", help="compute what an experiment still lacks, and write its table")
     sweep.add_argument("--cluster", choices=["local", "debug", "slurm"],

@@ -91,7 +91,8 @@ class Verdict:
 
 
 def pairs(
-    table: pd.DataFrame, column: str, before: float, after: float, rank: str = "exact",
+    table: pd.DataFrame, column: str, before: float | str, after: float | str,
+    rank: str = "exact",
 ) -> pd.DataFrame:
     """The ratio of the ranks after and before a change.
 
