@@ -12,7 +12,7 @@ def outcome(
     Args:
         statement: what was expected, with its letter in predictions.md.
         met: for each network measured so far, whether it is as the statement says.
-        of: how many networks there are to be.
+        of: how many networks there are to be; as long as that is 0 the answer is open.
         least, most: of these, how many are to be so at least (all, by default) and at most. The
             answer is "open" as long as the networks to come can change it.
 
@@ -27,7 +27,7 @@ def outcome(
     so, missing = sum(seen), of - len(seen)
     least, most = of if least is None else least, of if most is None else most
     word = "open"
-    if so >= least and so + missing <= most:
+    if of and so >= least and so + missing <= most:
         word = "yes"
     if so + missing < least or so > most:
         word = "NO"
