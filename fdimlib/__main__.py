@@ -1,4 +1,4 @@
-"""The command line: `fdimlib rank | figures | sweep | status | rerun`, or `python -m fdimlib …`.
+"""The command line: `fdimlib rank | figures | about | …`, or `python -m fdimlib …`.
 
 What a command needs is imported when it is chosen, so that the help comes at once.
 """
@@ -25,11 +25,15 @@ def main(arguments: list[str] | None = None) -> int:
         sys.exit(f"{options.command}: {problem}")
 
 
+MODULES = {"figures": "figures_command", "about": "provenance"}
+"""Where a command of the companion is, if not in `commands`."""
+
+
 def _module_of(command: str) -> Any:
     if command == "rank":
         return import_module("fdimlib.rank_command")
     try:
-        return import_module("fdimlib.companion.commands")
+        return import_module(f"fdimlib.companion.{MODULES.get(command, 'commands')}")
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.startswith("fdimlib"):
             raise
@@ -76,9 +80,17 @@ def _add_rank(commands: Any) -> None:
 def _add_companion(commands: Any) -> None:
     from fdimlib.companion.experiments import PRESETS, TABLES
 
-    figures = commands.add_parser("figures", help="run the notebooks and write the figures")
+    figures = commands.add_parser(
+        "figures", help="run the notebooks and compare their figures with the published ones",
+        description="Runs what is not up to date, and ends with a report, also in "
+                    "build/report.json; the exit status is 0 if all is as published.")
     figures.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK",
                          help="names or numbers, e.g. 01 10_training")
+    figures.add_argument("--fresh", action="store_true",
+                         help="run all of them anew, and train all networks anew")
+    about = commands.add_parser("about", help="where a figure or a table comes from")
+    about.add_argument("file", type=Path, metavar="FILE",
+                       help="a PNG or PDF of figures/, or a figure's table in figures/data/")
     sweep = commands.add_parser(
         "sweep", help="compute what an experiment still lacks, and write its table")
     sweep.add_argument("--cluster", choices=["local", "debug", "slurm"],

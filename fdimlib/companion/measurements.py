@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fdimlib.companion.data import add_noise, mnist_sample, pool_size, randomize_labels
 from fdimlib.companion.experiments import CLASSES, HIDDEN_LAYERS, Point
 from fdimlib.companion.packaged import PACKAGED
-from fdimlib.companion.training import evaluate, train
+from fdimlib.companion.training import Checkpoint, evaluate, train
 from fdimlib.dimension import batch_functional_dimension, full_functional_dimension
 from fdimlib.explanation import kernel_terms
 from fdimlib.finite_field import primes
@@ -25,8 +25,14 @@ Outcome = dict[str, Any]
 """{"result": a dict of JSON values} or {"error": a sentence}."""
 
 
-def compute(points: list[Point], device: str = "cpu") -> Iterator[tuple[Point, Outcome]]:
-    """The outcome at each of some points of one training run."""
+def compute(
+    points: list[Point], device: str = "cpu", train: Callable[..., list[Checkpoint]] = train,
+) -> Iterator[tuple[Point, Outcome]]:
+    """The outcome at each of some points of one training run.
+
+    Args:
+        train: `training.train`, or `trained.trained`, which gives the same without training twice.
+    """
     run = points[0].run
     needed = max([point.samples for point in points if point.inputs == "test"], default=1)
     try:

@@ -18,6 +18,7 @@ from fdimlib.companion import REPOSITORY, build_folder
 from fdimlib.companion.experiments import PRESETS, Point, Run, experiments
 from fdimlib.companion.measurements import Outcome, compute, describe, fingerprint, ranks
 from fdimlib.companion.records import Records, table
+from fdimlib.companion.trained import trained
 
 __all__ = [
     "account", "all_records", "compute", "describe", "fingerprint", "publish", "published",
@@ -94,7 +95,7 @@ def _write(records: Records, point: Point, outcome: Outcome) -> None:
 
 
 def results(name: str, preset: str, *, device: str = "cpu") -> pd.DataFrame:
-    """An experiment's table: at the quick preset computed anew, at others what the records hold.
+    """An experiment's table: at the quick preset computed here, at others what the records hold.
 
     Raises:
         LookupError: the records hold nothing of it.
@@ -108,7 +109,8 @@ def results(name: str, preset: str, *, device: str = "cpu") -> pd.DataFrame:
         return found
     memory = Records(Path("-"))
     for _, group in _by_run(points):
-        memory.published |= {point: outcome["result"] for point, outcome in compute(group, device)}
+        outcomes = compute(group, device, trained)
+        memory.published |= {point: outcome["result"] for point, outcome in outcomes}
     return table(memory, points)
 
 
