@@ -20,10 +20,11 @@ from fdimlib.companion import REPOSITORY, parameters, provenance
 from fdimlib.companion.atomic import replace
 from fdimlib.companion.parameters import check_parameters
 from fdimlib.companion.publishing import Drawn, publish
+from fdimlib.companion.tables import panels, without_noise
 
 __all__ = [
-    "Checks", "check_parameters", "draw_seeds", "ratio_axis", "save", "spread",
-    "use_style", "write_index",
+    "Checks", "check_parameters", "draw_seeds", "panels", "ratio_axis", "save", "spread",
+    "use_style", "without_noise", "write_index",
 ]
 
 def use_style() -> None:

@@ -31,7 +31,7 @@ def compute(
     """The outcome at each of some points of one training run.
 
     Args:
-        train: `training.train`, or `trained.trained`, which gives the same without training twice.
+        train: `training.train`, or `once.train_once`, which gives the same without training twice.
     """
     run = points[0].run
     needed = max([point.samples for point in points if point.inputs == "test"], default=1)

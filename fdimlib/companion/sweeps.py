@@ -17,8 +17,8 @@ from tqdm import tqdm
 from fdimlib.companion import REPOSITORY, build_folder
 from fdimlib.companion.experiments import PRESETS, Point, Run, experiments
 from fdimlib.companion.measurements import Outcome, compute, describe, fingerprint, ranks
+from fdimlib.companion.once import train_once
 from fdimlib.companion.records import Records, table
-from fdimlib.companion.trained import trained
 
 __all__ = [
     "account", "all_records", "compute", "describe", "fingerprint", "publish", "published",
@@ -109,7 +109,7 @@ def results(name: str, preset: str, *, device: str = "cpu") -> pd.DataFrame:
         return found
     memory = Records(Path("-"))
     for _, group in _by_run(points):
-        outcomes = compute(group, device, trained)
+        outcomes = compute(group, device, train_once)
         memory.published |= {point: outcome["result"] for point, outcome in outcomes}
     return table(memory, points)
 

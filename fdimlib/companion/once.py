@@ -1,12 +1,13 @@
 """Training runs that are kept: the same run in another notebook, or another day, is read back.
 
-`trained` is `train`, bit by bit. What it gave lies in trained/ of the build folder, under a hash of
-the weights at the start, the inputs, the labels, the options, the version of torch and the source
-of what trains; so nothing is read that training would not give again. Nothing is pickled.
+`train_once` is `train`, bit by bit. What it gave lies in trained/ of the build folder, under a hash
+of the weights at the start, the inputs, the labels, the options, the version of torch and the
+source of what trains; so nothing is read that training would not give again. Nothing is pickled.
 """
 
 import copy
 import hashlib
+import inspect
 import json
 import warnings
 from pathlib import Path
@@ -22,10 +23,12 @@ from fdimlib.companion import build_folder, sources
 from fdimlib.companion.atomic import replace
 from fdimlib.companion.training import Checkpoint, train
 
+DEFAULTS = {name: option.default for name, option in inspect.signature(train).parameters.items()
+            if option.kind is option.KEYWORD_ONLY and name != "checkpoints"}
 USUAL = (40, 80, 280, 680)  # the authors' checkpoints, kept even where fewer are asked for
 
 
-def trained(
+def train_once(
     model: nn.Sequential, x: Tensor, y: Tensor, *, epochs: int | None = None,
     checkpoints: tuple[int, ...] | list[int] = USUAL, **options: Any,
 ) -> list[Checkpoint]:
@@ -36,9 +39,9 @@ def trained(
     Args:
         model, x, y, epochs, checkpoints, options: see `training.train`.
     """
-    epochs = max(checkpoints, default=0) if epochs is None else epochs
+    epochs = max(checkpoints) if epochs is None else epochs
     wanted = {0, epochs, *(epoch for epoch in checkpoints if epoch <= epochs)}
-    setting = {"epochs": epochs, "progress": False} | options
+    setting = DEFAULTS | {"epochs": epochs, "progress": False} | options
     path = build_folder() / "trained" / f"{_key(model, x, y, setting)}.safetensors"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
