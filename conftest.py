@@ -1,6 +1,8 @@
 """Settings for notebooks under nbval.
 
-Figures go to a scratch folder; progress and warnings on stderr are not compared.
+What they write goes to a scratch folder, so that they start from no record; their figures are
+compared with the published ones, and say so in an output that is not committed where they differ.
+Progress and warnings on stderr are not compared.
 """
 
 import os
@@ -10,8 +12,10 @@ from pathlib import Path
 
 def pytest_configure(config):
     """Set before any kernel starts, so that kernels inherit it (nbval's cells know no fixtures)."""
-    scratch = tempfile.TemporaryDirectory(prefix="figures-")
-    os.environ["FDIMLIB_FIGURES"] = scratch.name
+    if hasattr(config, "workerinput"):  # of pytest-xdist: it has inherited all this
+        return
+    scratch = tempfile.TemporaryDirectory(prefix="build-")
+    os.environ["FDIMLIB_BUILD"] = scratch.name
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))  # this clone's fdimlib
     config.add_cleanup(scratch.cleanup)

@@ -5,6 +5,7 @@ whose code, parameters and all that they lead to are those of its last run is no
 """
 
 import json
+import logging
 import os
 import sys
 import time
@@ -22,6 +23,7 @@ from fdimlib.companion.atomic import replace
 from fdimlib.companion.kernels import OwnKernel
 
 NOTEBOOKS = REPOSITORY / "notebooks"
+logging.getLogger("papermill").addHandler(logging.NullHandler())  # a Run says what went wrong
 
 
 @dataclass(frozen=True)
