@@ -14,6 +14,8 @@ def pytest_configure(config):
     """Set before any kernel starts, so that kernels inherit it (nbval's cells know no fixtures)."""
     if hasattr(config, "workerinput"):  # of pytest-xdist: it has inherited all this
         return
+    workers = getattr(config.option, "numprocesses", None) or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     scratch = tempfile.TemporaryDirectory(prefix="build-")
     os.environ["FDIMLIB_BUILD"] = scratch.name
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
