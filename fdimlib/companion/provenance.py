@@ -103,7 +103,8 @@ def about(options: Namespace) -> int:
     found = read(path)
     if found is None:
         sys.exit(f"FILE: {path} does not say where it comes from; give a figure (PNG, PDF) that "
-                 "`make refresh` or `make figures` wrote, or the table of one")
+                 "`make refresh` or `make figures` wrote, or the table of one (in an experiment's "
+                 "table every row says it itself; `rerun KEY` computes one again)")
     for name, value in found.items():
         print(f"{name}: {value}")
     return int(found["table"] == "changed since it was drawn")

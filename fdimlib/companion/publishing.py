@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class Outcome:
     """What became of a figure.
 
     Attributes:
-        state: "same", "differs", or "other": made with other parameters, and so not compared.
+        state: "same"; "differs"; or "other", not compared: the published one was made with other
+            parameters, or there is none.
         told: for the reader; empty where all is the same.
     """
 
@@ -77,34 +79,48 @@ class Drawn:
 def publish(drawn: Drawn) -> Outcome:
     """Compare a figure with the published one, and write files where they are not the same."""
     published, fresh = figures_folder(), build_folder() / "figures"
-    known = _published_origin(published / f"{drawn.name}.png")
-    theirs, ours = known.get("parameters"), drawn.origin["parameters"]
-    differences = () if theirs not in (None, ours) else tuple(_differences(drawn, published))
-    same = theirs in (None, ours) and not differences
+    outcome = _compare(drawn, published)
     if os.environ.get(REFRESH_VARIABLE):
-        if not (same and known and (published / f"{drawn.name}.pdf").exists()):
+        complete = _origin_of(drawn, published) and (published / f"{drawn.name}.pdf").exists()
+        if not (outcome.state == "same" and complete):
             _write(drawn, published)
         return Outcome(drawn.name, "same")
-    if same:
+    if outcome.state == "same":
         _remove(drawn.name, fresh)
-        return Outcome(drawn.name, "same")
-    state = "differs" if differences else "other"
-    why = (f"is not the published one: {differences[0]}" if differences
-           else f"is made with {_said(ours)}, the published one with {_said(theirs)}")
+        return outcome
     try:
         _write(drawn, fresh)
         where = f"its files: {fresh / drawn.name}.*"
     except OSError as problem:
         where = f"its files cannot be written to {fresh} ({problem.strerror})"
-    return Outcome(drawn.name, state, f"{drawn.name} {why}; {where}", differences)
+    return changed(outcome, told=f"{outcome.told}; {where}")
 
 
-def _published_origin(picture: Path) -> dict[str, Any]:
+def _compare(drawn: Drawn, published: Path) -> Outcome:
+    """A figure and the published one of its name; nothing is written."""
+    name, ours = drawn.name, drawn.origin["parameters"]
+    files = published / f"{name}.png", published / "data" / f"{name}.csv"
+    if not any(path.exists() for path in files):
+        return Outcome(name, "other", f"{name} is not published")
+    theirs = _origin_of(drawn, published).get("parameters", ours)
+    if theirs != ours:
+        return Outcome(name, "other", f"{name} is made with {_said(ours)}, "
+                                      f"the published one with {_said(theirs)}")
+    differences = tuple(_differences(drawn, published))
+    if not differences:
+        return Outcome(name, "same")
+    return Outcome(name, "differs", f"{name} is not the published one: {differences[0]}",
+                   differences)
+
+
+def _origin_of(drawn: Drawn, published: Path) -> dict[str, Any]:
+    """The provenance of the published figure; empty where it has none."""
+    picture = published / f"{drawn.name}.png"
     return (provenance.read(picture) if picture.exists() else None) or {}
 
 
-def _said(parameters: dict[str, Any] | None) -> str:
-    return ", ".join(f"{name} {value}" for name, value in (parameters or {}).items())
+def _said(parameters: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in parameters.items())
 
 
 def _differences(drawn: Drawn, published: Path) -> list[Difference]:
