@@ -107,11 +107,14 @@ def draw_seeds(
             zorder=3)
 
 
-def ratio_axis(ax: Axes, low: float = 0.1, high: float = 10) -> None:
+def ratio_axis(ax: Axes, low: float = 0.1, high: float = 10, *, told: bool = True) -> None:
     """An axis for ratios, on which both 1.03 and 3 can be told from 1.
 
     It shows their logarithm on a square-root scale. Two percent look large on it, so it says at 1
     that it is stretched there, and marks 0.98 and 1.02.
+
+    Args:
+        told: False where the axis is too narrow for these words; then its label must say it.
     """
     def forward(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
         log = np.log(np.maximum(ratio, 1e-9))  # before they are placed, tick labels stand at 0
@@ -124,7 +127,8 @@ def ratio_axis(ax: Axes, low: float = 0.1, high: float = 10) -> None:
     ax.set_xlim(low, high)
     ticks = [tick for tick in (0.1, 0.5, 0.9, 1.1, 2, 10) if low <= tick <= high]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.set_xticks([0.98, 1, 1.02], ["", "1\nstretched: small ticks at 0.98, 1.02", ""], minor=True)
+    note = "\nstretched: small ticks at 0.98, 1.02" if told else ""
+    ax.set_xticks([0.98, 1, 1.02], ["", f"1{note}", ""], minor=True)
     style = mpl.rcParams
     pad = style["xtick.major.size"] + style["xtick.major.pad"] - style["xtick.minor.size"]
     ax.tick_params(axis="x", which="minor", pad=pad, labelsize=style["xtick.labelsize"],
