@@ -82,8 +82,8 @@ def _cells(text: str) -> pd.DataFrame:
 
 def _same(old: str, new: str, tolerance: float) -> bool:
     """Whether two cells agree; see `differing_cells`."""
-    if old == new:
-        return True
+    if old == new or (old.isdecimal() and new.isdecimal()):
+        return old == new
     try:
         a, b = float(old), float(new)
     except ValueError:

@@ -53,6 +53,13 @@ def test_whole_numbers_are_exact_even_far_beyond_the_tolerance(published):
         ("share", 1, "25599000", "25599001")]
 
 
+def test_patterns_written_in_digits_are_words(published):
+    table = TABLE.assign(word=["1" * 40, "0" * 40])
+    published.write_text(compared.as_text(table))
+    assert cells(published, table.assign(word=["1" * 39 + "0", "0" * 40])) == [
+        ("word", 1, "1" * 40, "1" * 39 + "0")]
+
+
 def test_declared_noise_is_not_compared_and_only_that(published):
     other = TABLE.assign(seconds=[7.0, 8.0])
     assert cells(published, other, noise=("seconds",)) == []
