@@ -1,8 +1,9 @@
 """Settings for notebooks under nbval.
 
-What they write goes to a scratch folder, so that they start from no record; their figures are
-compared with the published ones, and say so in an output that is not committed where they differ.
-Progress and warnings on stderr are not compared.
+What they write goes to a scratch folder, so that they start from no record. Their figures are
+compared with the published ones; one that differs prints a line, which no committed notebook has,
+so that its cell fails, and the line is told at the end. Progress and warnings on stderr are not
+compared.
 """
 
 import os
@@ -26,3 +27,9 @@ def pytest_configure(config):
 def pytest_collectstart(collector):
     if hasattr(collector, "skip_compare"):  # a notebook
         collector.skip_compare += ("stderr",)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What nbval does not tell of a figure that differs: where, and both values."""
+    for note in sorted(Path(os.environ["FDIMLIB_BUILD"]).glob("figures/*.txt")):
+        terminalreporter.write_line(note.read_text(encoding="utf-8").rstrip())

@@ -1,8 +1,9 @@
 """A new figure meets the published one.
 
 The same table, caption and picture: nothing is written. Not the same, or made with other
-parameters: the new files go to figures/ in the build folder, the published ones stay as they are,
-and the reader is told. Only `make refresh` overwrites what is published.
+parameters: the new files go to figures/ in the build folder, with a note that says why, the
+published ones stay as they are, and the reader is told. Only `make refresh` overwrites what is
+published.
 """
 
 import io
@@ -88,12 +89,13 @@ def publish(drawn: Drawn) -> Outcome:
     if outcome.state == "same":
         _remove(drawn.name, fresh)
         return outcome
+    told = f"{outcome.told}; its files: {fresh / drawn.name}.*"
     try:
         _write(drawn, fresh)
-        where = f"its files: {fresh / drawn.name}.*"
+        replace(fresh / f"{drawn.name}.txt", f"{told}\n".encode())
     except OSError as problem:
-        where = f"its files cannot be written to {fresh} ({problem.strerror})"
-    return changed(outcome, told=f"{outcome.told}; {where}")
+        told = f"{outcome.told}; its files cannot be written to {fresh} ({problem.strerror})"
+    return changed(outcome, told=told)
 
 
 def _compare(drawn: Drawn, published: Path) -> Outcome:
@@ -146,8 +148,9 @@ def _write(drawn: Drawn, folder: Path) -> None:
 
 def _remove(name: str, folder: Path) -> None:
     """Take away what an earlier run found to differ."""
-    for path in (folder / f"{name}.png", folder / f"{name}.pdf", folder / "data" / f"{name}.csv"):
-        path.unlink(missing_ok=True)
+    for kind in ("png", "pdf", "txt"):
+        (folder / f"{name}.{kind}").unlink(missing_ok=True)
+    (folder / "data" / f"{name}.csv").unlink(missing_ok=True)
 
 
 def _with_origin(picture: bytes, origin: str) -> bytes:

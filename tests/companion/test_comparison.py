@@ -123,7 +123,9 @@ def test_another_figure_goes_to_the_build_folder_and_the_reader_is_told(
     assert told in said and str(tmp_path / "build" / "figures" / "01_1_line") in said
     assert tree(tmp_path / "published") == before
     assert set(tree(tmp_path / "build")) == {
-        f"figures/{name}" for name in ("01_1_line.png", "01_1_line.pdf", "data/01_1_line.csv")}
+        "figures/01_1_line.png", "figures/01_1_line.pdf", "figures/01_1_line.txt",
+        "figures/data/01_1_line.csv"}
+    assert (tmp_path / "build" / "figures" / "01_1_line.txt").read_text() == said
     assert save() == "" and tree(tmp_path / "build") == {}, "what differed once is taken away"
 
 

@@ -80,6 +80,11 @@ def git(clone, *arguments):
                           capture_output=True).stdout
 
 
+def heed_interrupts():
+    """What a shell starts in the background ignores them, and so would its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def report(clone):
     return json.loads((clone / "build" / "report.json").read_text())
 
@@ -232,7 +237,8 @@ def test_an_interrupted_run_reports_and_the_next_one_goes_on(published, same):
     write_notebook(slow, grid=f"import time\ntime.sleep(600)\n{GRID}")
     try:
         process = subprocess.Popen(command("--only", SAME, "09"), cwd=published, text=True,
-                                   env=environment(), stdout=subprocess.PIPE)
+                                   env=environment(), stdout=subprocess.PIPE,
+                                   preexec_fn=heed_interrupts)
         finished = published / "build" / "executed" / "quick" / f"{SAME}.json"
         while not finished.exists() and process.poll() is None:
             time.sleep(0.1)
