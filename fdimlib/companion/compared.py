@@ -107,11 +107,11 @@ def differing_pixels(picture: bytes, published: Path) -> list[Difference]:
                        f"one that is {distance:.1f} of 255 from it, root mean square")]
 
 
-def _pixels(file: Path | io.BytesIO) -> NDArray[np.uint8]:
+def _pixels(file: Path | io.BytesIO) -> NDArray[np.float64]:
     with Image.open(file) as picture:
-        return np.asarray(picture.convert("RGB"))
+        return np.asarray(picture.convert("RGB"), dtype=float)  # bytes would wrap when subtracted
 
 
-def _size(pixels: NDArray[np.uint8]) -> str:
+def _size(pixels: NDArray[np.float64]) -> str:
     height, width, _ = pixels.shape
     return f"{width} × {height}"

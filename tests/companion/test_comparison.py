@@ -4,9 +4,11 @@ import json
 from argparse import Namespace
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import fdimlib as fd
 from fdimlib.companion import compared, figures, once, parameters, provenance, sources
@@ -132,6 +134,20 @@ def test_another_figure_goes_to_the_build_folder_and_the_reader_is_told(
 def test_a_picture_of_declared_noise_is_not_compared(save):
     save(refresh=True, noise=("y",))
     assert save(title="Other words", noise=("y",)) == ""
+
+
+@pytest.mark.parametrize("change, same", [
+    (lambda grey: grey + (grey < 255), True),  # every pixel a shade lighter
+    (lambda grey: grey - 1, True),
+    (lambda grey: np.where(np.arange(100) == 50, 255 - grey, grey), False),  # one column negative
+])
+def test_pictures_may_differ_by_a_shade_and_not_by_a_stroke(change, same, tmp_path):
+    grey = np.full((80, 100), 120, dtype=np.uint8)
+    grey[::3] = 240
+    files = tmp_path / "before.png", tmp_path / "after.png"
+    for path, pixels in zip(files, (grey, change(grey))):
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    assert (compared.differing_pixels(files[1].read_bytes(), files[0]) == []) == same
 
 
 def test_a_full_disk_does_not_lose_the_comparison(save, monkeypatch):
