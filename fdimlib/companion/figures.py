@@ -55,8 +55,8 @@ def save(
         alt: what the picture shows, for those who cannot see it.
         data: all that is drawn, in every panel; published as data/<name>.csv.
         tolerance: relative, for the numbers of the table that are not whole.
-        noise: columns that only timing or rounding decides. They are not compared, nor is the
-            picture, which shows them.
+        noise: columns that only timing or rounding decides; "picture" where it shows noise that the
+            table leaves out. They are not compared, nor is the picture.
     """
     notebook, number, _ = name.split("_", 2)
     name = name if preset == "quick" else f"{name}_{preset}"
