@@ -1,4 +1,4 @@
-"""The command line: `fdimlib rank | figures | claims | sweep | status | rerun`.
+"""The command line: `fdimlib rank | figures | about | claims | sweep | status | rerun`.
 
 `python -m fdimlib …` is the same.
 What a command needs is imported when it is chosen, so that the help comes at once.
@@ -11,7 +11,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-MODULES = {"rank": "fdimlib.rank_command", "claims": "fdimlib.companion.claims_command"}
+MODULES = {
+    "rank": "fdimlib.rank_command",
+    "figures": "fdimlib.companion.figures_command",
+    "about": "fdimlib.companion.provenance",
+    "claims": "fdimlib.companion.claims_command",
+}
 """Where a command is; the others are in `fdimlib.companion.commands`."""
 
 
@@ -78,9 +83,17 @@ def _add_rank(commands: Any) -> None:
 def _add_companion(commands: Any) -> None:
     from fdimlib.companion.experiments import PRESETS, TABLES
 
-    figures = commands.add_parser("figures", help="run the notebooks and write the figures")
+    figures = commands.add_parser(
+        "figures", help="run the notebooks and compare their figures with the published ones",
+        description="Runs what is not up to date, and ends with a report, also in "
+                    "build/report.json; the exit status is 0 if all is as published.")
     figures.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK",
                          help="names or numbers, e.g. 01 10_training")
+    figures.add_argument("--fresh", action="store_true",
+                         help="run all of them anew, and train all networks anew")
+    about = commands.add_parser("about", help="where a figure or a table comes from")
+    about.add_argument("file", type=Path, metavar="FILE",
+                       help="a PNG or PDF of figures/, or a figure's table in figures/data/")
     claims = commands.add_parser(
         "claims", help="judge the paper's claims anew from the committed tables",
         description="Every verdict on a claim of the paper, from the committed tables, beside the "

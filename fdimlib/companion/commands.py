@@ -1,9 +1,9 @@
-"""What the commands do: figures, sweep, status, rerun.
+"""What the commands on experiments do: sweep, status, rerun.
 
-`figures` runs the notebooks and keeps the executed copies. `sweep` computes the points of the
-experiments that have no record yet, `status` counts them, `rerun` computes a row of a table again
-and compares. What fails does not stop the rest; the exit status tells how much failed. What they
-write beside figures and tables goes into one folder, `--build`; `status` and `rerun` write nothing.
+`sweep` computes the points of the experiments that have no record yet, `status` counts them,
+`rerun` computes a row of a table again and compares. What fails does not stop the rest; the exit
+status tells how much failed. Records go into one folder, `--build`; `status` and `rerun` write
+nothing.
 """
 
 import os
@@ -11,13 +11,11 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
-from fdimlib.companion import BUILD_VARIABLE, build_folder, notebooks, sweeps
-from fdimlib.companion.data import ROOT_VARIABLE
+from fdimlib.companion import BUILD_VARIABLE, sweeps
 from fdimlib.companion.experiments import PRESETS, Point, experiments
-from fdimlib.companion.figures import FOLDER_VARIABLE, folder, write_index
+from fdimlib.companion.figures_command import require_writable
 from fdimlib.companion.records import Records
 
 
@@ -44,45 +42,6 @@ def _tables(preset: str) -> dict[str, list[Point]]:
         sys.exit(str(problem))
 
 
-def _require_writable(target: Path, named: str, advice: str) -> None:
-    """Make a folder, and stop with one sentence where files cannot be written to it."""
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=target):
-            pass
-    except OSError as problem:
-        sys.exit(f"{named}: cannot write to {target} ({problem.strerror}); {advice}")
-
-
-def figures(options: Namespace) -> int:
-    """Run notebooks; the number of those that failed or were not reached."""
-    _use_build(options)
-    for variable in (FOLDER_VARIABLE, ROOT_VARIABLE, BUILD_VARIABLE):  # kernels run elsewhere
-        if named := os.environ.get(variable):
-            os.environ[variable] = str(_absolute(named))
-    paths, executed = notebooks.choose(options.only), build_folder() / "executed" / options.preset
-    _require_writable(executed, "--build", "name a folder for the executed copies: --build DIR")
-    _require_writable(folder() / "data", FOLDER_VARIABLE,
-                      "name a folder for the figures in this environment variable")
-    runs: list[notebooks.Run] = []
-    try:
-        for number, path in enumerate(paths, 1):
-            print(f"[{number}/{len(paths)}] {path.stem}", flush=True)
-            runs.append(notebooks.run_notebook(path, executed, preset=options.preset,
-                                               device=options.device))
-    except KeyboardInterrupt:
-        print("\ninterrupted; what follows is finished and kept")
-    unfinished = len(paths) - len(runs) + sum(bool(run.error) for run in runs)
-    if runs:
-        print(f"\n{notebooks.table(runs)}\n\nexecuted copies: {executed}")
-        try:
-            print(f"figures: {write_index(folder())}")
-        except OSError as problem:
-            print(f"figures: {folder()}; their index cannot be written ({problem})")
-            unfinished += 1
-    return unfinished
-
-
 def sweep(options: Namespace) -> int:
     """Compute what is missing, publish the tables; 1 if something still is missing."""
     tables, records = _tables(options.preset), _records(options)
@@ -90,7 +49,7 @@ def sweep(options: Namespace) -> int:
     points = list(dict.fromkeys(point for name in names for point in tables[name]))
     if any(records.get(point) is None for point in points):
         named = "--records" if options.records else "--build"
-        _require_writable(records.folder, named, f"name a folder for the records: {named} DIR")
+        require_writable(records.folder, named, f"name a folder for the records: {named} DIR")
     stopped, lost = "", False
     try:
         if options.cluster:

@@ -1,7 +1,7 @@
 """One style for every figure; captions inside the files; the Checks table that ends a notebook."""
 
 import io
-import os
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,17 @@ from IPython.display import Image, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image as PngFile
 
-from fdimlib.companion import REPOSITORY
+from fdimlib.companion import REPOSITORY, parameters, provenance
+from fdimlib.companion.atomic import replace
 from fdimlib.companion.parameters import check_parameters
+from fdimlib.companion.publishing import Drawn, publish
+from fdimlib.companion.tables import panels, without_noise
 
 __all__ = [
-    "Checks", "check_parameters", "draw_seeds", "folder", "ratio_axis", "save", "spread",
-    "use_style", "write_index",
+    "Checks", "check_parameters", "draw_seeds", "panels", "ratio_axis", "save", "spread",
+    "use_style", "without_noise", "write_index",
 ]
-
-FOLDER_VARIABLE = "FDIMLIB_FIGURES"
-
 
 def use_style() -> None:
     """The house style: a colour-blind palette, legible at column width, files that reproduce."""
@@ -40,18 +39,13 @@ def use_style() -> None:
     })
 
 
-def folder() -> Path:
-    """Where figures go: the folder FDIMLIB_FIGURES, else figures/ in the repository, else here."""
-    if named := os.environ.get(FOLDER_VARIABLE):
-        return Path(named).expanduser()
-    return (REPOSITORY if (REPOSITORY / "notebooks").is_dir() else Path.cwd()) / "figures"
-
-
 def save(
     fig: Figure, name: str, caption: str, *, preset: str, seeds: object, method: str, alt: str,
-    data: pd.DataFrame | None = None,
+    data: pd.DataFrame, tolerance: float = 1e-6, noise: Sequence[str] = (),
 ) -> None:
-    """Write a figure as PNG and PDF, the table behind it as CSV; show it with number and caption.
+    """Show a figure with number and caption, and compare it with the published one.
+
+    Where it is the same, nothing is written; else see `publishing`, and a line below the figure.
 
     Args:
         name: "01_2_slice" is Figure 1.2, made by the notebook numbered 01.
@@ -59,27 +53,35 @@ def save(
         preset, seeds, method: what it takes to reproduce the figure; printed below it and in the
             caption. Other presets than "quick" add themselves to the file name.
         alt: what the picture shows, for those who cannot see it.
-        data: written to data/<name>.csv.
+        data: all that is drawn, in every panel; published as data/<name>.csv.
+        tolerance: relative, for the numbers of the table that are not whole.
+        noise: columns that only timing or rounding decides; "picture" where it shows noise that the
+            table leaves out. They are not compared, nor is the picture.
     """
     notebook, number, _ = name.split("_", 2)
     name = name if preset == "quick" else f"{name}_{preset}"
-    provenance = f"{preset} preset · seeds {seeds} · {method}"
-    fig.text(1.0, -0.01, provenance, ha="right", va="top", fontsize="xx-small", color="0.4")
-    caption = f"**Figure {int(notebook)}.{number}.** {caption} *({provenance}.)*"
-    target = folder()
-    (target / "data").mkdir(parents=True, exist_ok=True)
+    setting = f"{preset} preset · seeds {seeds} · {method}"
+    fig.text(1.0, -0.01, setting, ha="right", va="top", fontsize="xx-small", color="0.4")
+    caption = f"**Figure {int(notebook)}.{number}.** {caption} *({setting}.)*"
     picture = io.BytesIO()
     fig.savefig(picture, format="png", bbox_inches="tight",
                 metadata={"Software": None, "Title": name, "Description": caption, "Comment": alt})
-    (target / f"{name}.png").write_bytes(picture.getvalue())
-    fig.savefig(target / f"{name}.pdf", bbox_inches="tight",
-                metadata={"CreationDate": None, "Title": name})
-    if data is not None:
-        data.to_csv(target / "data" / f"{name}.csv", index=False, lineterminator="\n",
-                    float_format="%.6g")
+    origin = _origin(notebook, preset=preset, seeds=str(seeds), method=method)
+    outcome = publish(Drawn(name, fig, picture.getvalue(), caption, data, tolerance, noise, origin))
     plt.close(fig)
     display(Image(picture.getvalue(), width=int(fig.get_figwidth() * 100), alt=alt))
-    display(Markdown(caption))
+    display(Markdown(caption), metadata={"figure": outcome.as_json()})
+    if outcome.told:
+        print(outcome.told)
+
+
+def _origin(number: str, **setting: str) -> dict[str, Any]:
+    """The provenance of a figure of the notebook with that number."""
+    notebook = next((REPOSITORY / "notebooks").glob(f"{number}_*.ipynb"), Path("unknown")).name
+    commit, dirty = provenance.commit(notebook)
+    checked = parameters.last_checked()
+    return {"notebook": notebook, "commit": commit, "dirty": dirty, **provenance.versions(),
+            **setting, "device": checked.device, "parameters": checked.deciding}
 
 
 def draw_seeds(
@@ -105,11 +107,14 @@ def draw_seeds(
             zorder=3)
 
 
-def ratio_axis(ax: Axes, low: float = 0.1, high: float = 10) -> None:
+def ratio_axis(ax: Axes, low: float = 0.1, high: float = 10, *, told: bool = True) -> None:
     """An axis for ratios, on which both 1.03 and 3 can be told from 1.
 
     It shows their logarithm on a square-root scale. Two percent look large on it, so it says at 1
     that it is stretched there, and marks 0.98 and 1.02.
+
+    Args:
+        told: False where the axis is too narrow for these words; then its label must say it.
     """
     def forward(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
         log = np.log(np.maximum(ratio, 1e-9))  # before they are placed, tick labels stand at 0
@@ -122,7 +127,8 @@ def ratio_axis(ax: Axes, low: float = 0.1, high: float = 10) -> None:
     ax.set_xlim(low, high)
     ticks = [tick for tick in (0.1, 0.5, 0.9, 1.1, 2, 10) if low <= tick <= high]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.set_xticks([0.98, 1, 1.02], ["", "1\nstretched:\nticks ±2 %", ""], minor=True)
+    note = "\nstretched: small ticks at 0.98, 1.02" if told else ""
+    ax.set_xticks([0.98, 1, 1.02], ["", f"1{note}", ""], minor=True)
     style = mpl.rcParams
     pad = style["xtick.major.size"] + style["xtick.major.pad"] - style["xtick.minor.size"]
     ax.tick_params(axis="x", which="minor", pad=pad, labelsize=style["xtick.labelsize"],
@@ -148,21 +154,30 @@ def write_index(target: Path) -> Path:
     Pictures that no notebook made, and that carry no caption, are left out.
     """
     lines = ["# Figures", "",
-             "Made by `make figures`; this page is generated. The PDF of each figure and, under "
-             "`data/`, the table behind it have the same name.", ""]
+             "Made by `make refresh`, compared by `make figures`; this page is generated. The PDF "
+             "of each figure and, under `data/`, the table behind it have the same name.", ""]
     for path in sorted(target.glob("[0-9]*.png")):
-        with PngFile.open(path) as picture:
-            text = picture.info  # stands before the pixels, which need not be read
+        text = provenance.png_text(path)
         makers = sorted((REPOSITORY / "notebooks").glob(f"{path.name[:2]}_*.ipynb"))
         if not makers or not {"Comment", "Description"} <= set(text):
             continue
         notebook = makers[0].name
         lines += [f"## {path.stem}", "", f"![{text['Comment']}]({path.name})", "",
-                  str(text["Description"]), "",
-                  f"Notebook: [{notebook}](../notebooks/{notebook})", ""]
+                  text["Description"], "",
+                  f"Notebook: [{notebook}](../notebooks/{notebook}){_made_from(path)}", ""]
     index = target / "README.md"
-    index.write_text("\n".join(lines), encoding="utf-8")
+    replace(index, "\n".join(lines).encode())
     return index
+
+
+def _made_from(picture: Path) -> str:
+    """Commit and versions, for a line of the index."""
+    origin = provenance.read(picture)
+    if origin is None:
+        return ""
+    dirty = ", changed" if origin["dirty"] else ""
+    return (f"; commit {origin['commit'][:12]}{dirty}, fdimlib {origin['package']}, "
+            f"torch {origin['torch']}, {origin['device']}")
 
 
 class Checks:
@@ -197,11 +212,12 @@ class Checks:
     def _repr_mimebundle_(
         self, include: object = None, exclude: object = None,
     ) -> tuple[dict[str, str], dict[str, Any]]:
-        """Text and HTML for readers; the counts, as metadata, for what `fdimlib figures` prints."""
+        """Text and HTML for readers; as metadata what the report of `fdimlib figures` needs."""
         head, *body = self._cells()
         rows = "".join(_html_row(cells, "td") for cells in body)
         html = f"<table><thead>{_html_row(head, 'th')}</thead><tbody>{rows}</tbody></table>"
-        counts = {"fdimlib": {"held": self.held, "of": len(self.rows)}}
+        failed = [[statement, measured] for statement, measured, holds in self.rows if not holds]
+        counts = {"fdimlib": {"held": self.held, "of": len(self.rows), "failed": failed}}
         return {"text/plain": repr(self), "text/html": html}, counts
 
 

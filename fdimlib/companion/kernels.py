@@ -11,11 +11,23 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from weakref import WeakSet
 
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from fdimlib.companion import REPOSITORY
+
+_started: "WeakSet[OwnKernel]" = WeakSet()
+
+
+def kill_all() -> None:
+    """End the kernels that this process has started; whoever waits for one is told it died."""
+    for kernel in list(_started):
+        process = getattr(kernel.provisioner, "process", None)
+        if process is not None and process.poll() is None:
+            process.kill()
+
 
 LONGEST_ADDRESS = 100  # bytes in the name of a socket: 107 on Linux, 103 on macOS
 
@@ -55,4 +67,5 @@ class OwnKernel(AsyncKernelManager):
         if (REPOSITORY / "notebooks").is_dir():  # a clone, perhaps not the one that is installed
             paths = [str(REPOSITORY), environment.get("PYTHONPATH", "")]
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        _started.add(self)
         await super().start_kernel(*args, env=environment, **options)

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from fdimlib.companion.data import add_noise, mnist_sample, pool_size, randomize
 from fdimlib.companion.experiments import CLASSES, HIDDEN_LAYERS, Point, Run
 from fdimlib.companion.packaged import PACKAGED
 from fdimlib.companion.tall import tall_spectrum
-from fdimlib.companion.training import evaluate, train
+from fdimlib.companion.training import Checkpoint, evaluate, train
 from fdimlib.dimension import batch_functional_dimension, full_functional_dimension
 from fdimlib.explanation import kernel_terms
 from fdimlib.finite_field import primes
@@ -30,8 +30,14 @@ HELD = 2**28
 """Entries of the largest Jacobian whose singular values are computed at once: 2 GiB of float64."""
 
 
-def compute(points: list[Point], device: str = "cpu") -> Iterator[tuple[Point, Outcome]]:
-    """The outcome at each of some points of one training run."""
+def compute(
+    points: list[Point], device: str = "cpu", train: Callable[..., list[Checkpoint]] = train,
+) -> Iterator[tuple[Point, Outcome]]:
+    """The outcome at each of some points of one training run.
+
+    Args:
+        train: `training.train`, or `once.train_once`, which gives the same without training twice.
+    """
     run = points[0].run
     needed = max([point.samples for point in points if point.inputs == "test"], default=1)
     try:

@@ -4,6 +4,8 @@ papermill passes on what it is given, so that a misspelt preset, the word "false
 would run as something else. Every notebook asks here before it begins.
 """
 
+from dataclasses import dataclass, field
+
 import torch
 
 from fdimlib.companion.presets import PRESETS
@@ -12,10 +14,30 @@ from fdimlib.validation import one_of
 SEEDS = 2**32
 
 
+@dataclass(frozen=True)
+class Checked:
+    """The parameters that a notebook runs with.
+
+    Attributes:
+        deciding: those that decide what its figures show.
+    """
+
+    deciding: dict[str, object] = field(default_factory=dict)
+    device: object = "cpu"
+
+
+_last = Checked()
+
+
+def last_checked() -> Checked:
+    """What `check_parameters` was given last, in this process."""
+    return _last
+
+
 def check_parameters(
     *, preset: object, seed: object = 0, device: object = "cpu", interactive: object = False,
 ) -> None:
-    """Check those that a notebook has.
+    """Check those that a notebook has, and keep them for the provenance of its figures.
 
     Raises:
         ValueError: beginning with the parameter's name.
@@ -35,3 +57,5 @@ def check_parameters(
         raise ValueError("device: found 'cuda', but torch sees no CUDA device here; use 'cpu'")
     if not isinstance(interactive, bool):
         raise ValueError(f"interactive: found {interactive!r}; give True or False, without quotes")
+    global _last
+    _last = Checked({"preset": preset, "seed": seed}, device)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from fdimlib.companion import build_folder
 from fdimlib.companion.experiments import PRESETS, Point, Run, experiments, published
 from fdimlib.companion.measurements import Outcome, compute, describe, fingerprint, ranks
+from fdimlib.companion.once import train_once
 from fdimlib.companion.records import Records, table
 
 __all__ = [
@@ -89,7 +90,7 @@ def _write(records: Records, point: Point, outcome: Outcome) -> None:
 
 
 def results(name: str, preset: str, *, device: str = "cpu") -> pd.DataFrame:
-    """An experiment's table: at the quick preset computed anew, at others what the records hold.
+    """An experiment's table: at the quick preset computed here, at others what the records hold.
 
     Raises:
         LookupError: the records hold nothing of it.
@@ -103,7 +104,8 @@ def results(name: str, preset: str, *, device: str = "cpu") -> pd.DataFrame:
         return found
     memory = Records(Path("-"))
     for _, group in _by_run(points):
-        memory.published |= {point: outcome["result"] for point, outcome in compute(group, device)}
+        outcomes = compute(group, device, train_once)
+        memory.published |= {point: outcome["result"] for point, outcome in outcomes}
     return table(memory, points)
 
 

@@ -11,6 +11,8 @@ import nbformat
 import pytest
 from papermill import inspect_notebook
 
+from fdimlib.companion import provenance
+
 ROOT = Path(__file__).parents[2]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -152,20 +154,33 @@ def test_relative_links_lead_somewhere(notebook, path):
     assert targets and [t for t in targets if not (path.parent / t).exists()] == []
 
 
-def test_figures_promised_by_the_notebook_are_committed(notebook, path):
+def test_figures_promised_by_the_notebook_are_committed_with_their_tables(notebook, path):
     names = re.findall(
         r'figures\.save\([^"]*"([^"]+)"', "\n".join(cell.source for cell in code(notebook))
     )
     assert names and all(name.startswith(path.name[:3]) for name in names)
     committed = {
-        file.name.replace("_paper.", ".") for file in (ROOT / "figures").iterdir()
+        str(file.relative_to(ROOT / "figures")).replace("_paper.", ".")
+        for file in (ROOT / "figures").rglob("*")
     }  # some show the paper's scale only
-    assert [
-        file
-        for name in names
-        for kind in ("png", "pdf")
-        if (file := f"{name}.{kind}") not in committed
-    ] == []
+    files = [
+        file for name in names for file in (f"{name}.png", f"{name}.pdf", f"data/{name}.csv")
+    ]
+    assert [file for file in files if file not in committed] == []
     assert names == sorted(names) and all(a[:4] != b[:4] for a, b in pairwise(names)), (
         "figures are numbered in order"
     )
+
+
+def test_figures_and_tables_say_where_they_come_from(path):
+    pictures = sorted((ROOT / "figures").glob(f"{path.name[:2]}_*.png"))
+    files = [file for picture in pictures for file in (
+        picture, picture.with_suffix(".pdf"),
+        picture.parent / "data" / picture.with_suffix(".csv").name)]
+    origins = {file.name: provenance.read(file) for file in files}
+    assert origins and [name for name, origin in origins.items() if not origin] == []
+    assert {origin["notebook"] for origin in origins.values()} == {path.name}
+    assert {origin["parameters"]["preset"] for origin in origins.values()} == {"quick"}
+    assert [name for name, origin in origins.items() if origin["dirty"]] == []
+    assert {origin["table"] for name, origin in origins.items() if name.endswith(".csv")} == {
+        "as drawn"}

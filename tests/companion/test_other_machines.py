@@ -23,10 +23,10 @@ LOOK = """
 import json, os, sys
 from pathlib import Path
 import fdimlib
-from fdimlib.companion import build_folder, figures
+from fdimlib.companion import build_folder, figures, figures_folder
 from IPython.paths import get_ipython_dir
 figures.check_parameters(preset=preset)
-seen = {"python": sys.executable, "package": fdimlib.__file__, "figures": str(figures.folder()),
+seen = {"python": sys.executable, "package": fdimlib.__file__, "figures": str(figures_folder()),
         "build": str(build_folder()), "profile": get_ipython_dir()}
 Path(os.environ["SEEN"]).write_text(json.dumps(seen))
 """
@@ -48,7 +48,6 @@ def clone(tmp_path, monkeypatch):
     """A folder with one notebook that looks around; the working directory is another one."""
     write_notebook(tmp_path / "notebooks" / "01_look.ipynb", LOOK)
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
-    monkeypatch.setattr(figures, "REPOSITORY", tmp_path)
     monkeypatch.setenv("SEEN", str(tmp_path / "seen.json"))
     monkeypatch.setenv("FDIMLIB_FIGURES", "the figures")
     monkeypatch.setenv("FDIMLIB_BUILD", "unused")
@@ -118,8 +117,10 @@ def test_a_clone_in_a_folder_with_a_space_and_an_umlaut_runs_its_own_package(clo
     assert done.returncode == 0, done.stdout + done.stderr
     seen = json.loads((clone / "seen.json").read_text())
     assert seen["package"] == str(own / "fdimlib" / "__init__.py")
-    assert files(own / "figures") == ["README.md", "data"]
-    assert files(own / "build") == ["executed", "executed/quick", "executed/quick/01_look.ipynb"]
+    assert not (own / "figures").exists()
+    assert files(own / "build") == [
+        "executed", "executed/quick", "executed/quick/01_look.ipynb",
+        "executed/quick/01_look.json", "executed/quick/01_look.lock", "report.json"]
 
 
 def test_relative_folders_are_those_of_the_command_and_not_of_the_kernel(clone, capsys):
@@ -168,29 +169,25 @@ def stopped(arguments):
 
 
 def test_what_cannot_be_written_is_said_in_a_sentence_before_any_notebook_runs(
-    clone, unwritable, monkeypatch,
+    clone, unwritable,
 ):
     message = stopped(["figures", "--build", unwritable])
     assert message == (f"--build: cannot write to {unwritable}/executed/quick (Not a directory); "
                        "name a folder for the executed copies: --build DIR")
-    monkeypatch.setenv("FDIMLIB_FIGURES", str(unwritable))
-    assert stopped(["figures", "--build", clone / "build"]) == (
-        f"FDIMLIB_FIGURES: cannot write to {unwritable}/data (Not a directory); "
-        "name a folder for the figures in this environment variable")
     assert not (clone / "seen.json").exists()
 
 
 @pytest.mark.parametrize("code, line", [
     ("raise ArithmeticError('on purpose')", r"01_look failed: .* ArithmeticError: on purpose"),
-    ("import shutil; shutil.rmtree(figures); open(figures, 'w').close()",
-     r"figures: .*the figures; their index cannot be written \("),
+    ("import os; os._exit(1)", r"01_look failed: DeadKernelError: "),
+    ("import shutil; shutil.rmtree(build); open(build, 'w').close()", r"01_look failed: \w+Error"),
 ])
 def test_the_closing_table_is_printed_whatever_fails(code, line, clone, capsys):
-    code = f"figures = {str(clone / 'here' / 'the figures')!r}\n{code}"
+    code = f"build = {str(clone / 'here' / 'unused')!r}\n{code}"
     write_notebook(clone / "notebooks" / "01_look.ipynb", code)
     assert command_line.main(["figures"]) == 1
     printed = capsys.readouterr().out
-    assert "notebook  seconds  figures  checks held" in printed
+    assert "notebook  seconds  checks  claims as recorded  tables the same" in printed
     assert len(re.findall(f"^{line}", printed, re.MULTILINE)) == 1
 
 
@@ -271,7 +268,7 @@ def test_a_read_only_checkout_is_enough(tmp_path):
     try:
         subprocess.run(["mount", "-o", "remount,bind,ro", str(clone)], check=True)
         environment = os.environ | {"PYTHONPATH": str(clone)}
-        environment.pop("FDIMLIB_FIGURES", None)
+        environment.pop("FDIMLIB_BUILD", None)
 
         def run(*arguments, **variables):
             return subprocess.run([sys.executable, "-m", "fdimlib", *arguments], text=True,
@@ -282,8 +279,7 @@ def test_a_read_only_checkout_is_enough(tmp_path):
         refused = run("figures", "--only", "15")
         assert refused.returncode == 1
         assert refused.stderr.startswith(f"--build: cannot write to {clone}/build")
-        done = run("figures", "--only", "15", "--build", str(elsewhere),
-                   FDIMLIB_FIGURES=str(elsewhere / "figures"))
+        done = run("figures", "--only", "15", "--build", str(elsewhere))
         assert done.returncode == 0, done.stdout + done.stderr
         assert "15_claims.ipynb" in files(elsewhere / "executed" / "quick")
     finally:

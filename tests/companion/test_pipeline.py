@@ -1,9 +1,8 @@
-"""`fdimlib figures`, the figure files, and the Checks that end a notebook."""
+"""`fdimlib figures` on small notebooks, and the Checks that end one."""
 
 import re
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
@@ -14,10 +13,12 @@ ROOT = Path(__file__).parents[2]
 
 GOOD = """
 import matplotlib.pyplot as plt
+import pandas as pd
 from fdimlib.companion import figures
+figures.check_parameters(preset=preset)
 fig, ax = plt.subplots()
 figures.save(fig, "01_1_good", "A square.", preset=preset, seeds=0, method="none",
-             alt="an empty square")
+             alt="an empty square", data=pd.DataFrame({"corners": [4]}))
 checks = figures.Checks()
 checks.add("1 < 2", 1, 1 < 2)
 checks.add("preset arrives", preset, preset == "paper")
@@ -44,7 +45,6 @@ def folder(tmp_path, monkeypatch):
         nbformat.write(book, tmp_path / "notebooks" / f"{name}.ipynb")
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setenv("FDIMLIB_BUILD", str(tmp_path / "build"))
-    monkeypatch.setattr(figures, "REPOSITORY", tmp_path)
     monkeypatch.setenv("FDIMLIB_FIGURES", str(tmp_path / "figures"))
     return tmp_path
 
@@ -53,21 +53,23 @@ def test_a_failing_notebook_is_named_and_does_not_stop_the_others(folder, capsys
     committed = {path: path.read_bytes() for path in (folder / "notebooks").iterdir()}
     status = command_line.main(["figures", "--preset", "paper"])
     printed = capsys.readouterr().out
-    assert status == 2
-    assert re.search(r"01_good +\d+ +1 +2 of 2", printed)
+    assert status == 1
+    assert re.search(r"01_good +\d+ +2 of 2 +– +0 of 1", printed)
+    assert "01_1_good_paper is not published; its files: " in printed
     assert "02_bad failed: cell In [3] raised ArithmeticError: on purpose" in printed
     assert str(folder / "build" / "executed" / "paper" / "02_bad.ipynb") in printed
     assert "03_other failed: ValueError: takes no parameter 'preset'" in printed
     assert "(its parameters: wrong)" in printed
     assert "before" in (folder / "build" / "executed" / "paper" / "02_bad.ipynb").read_text()
-    written = {path.name for path in (folder / "figures").iterdir()}
+    written = {path.name for path in (folder / "build" / "figures").iterdir()}
     assert {"01_1_good_paper.png", "01_1_good_paper.pdf"} <= written
-    assert "A square." in (folder / "figures" / "README.md").read_text()
+    assert not (folder / "figures").exists(), "nothing is published"
     assert committed == {path: path.read_bytes() for path in (folder / "notebooks").iterdir()}
 
 
 def test_only_chooses_by_name_or_number_and_lists_what_there_is(folder, capsys):
-    assert command_line.main(["figures", "--only", "notebooks/01_good.ipynb"]) == 0
+    assert command_line.main(["figures", "--only", "notebooks/03_other.ipynb"]) == 1
+    assert "01_good" not in capsys.readouterr().out
     chosen = [path.name for path in notebooks.choose(["02", "01_good"])]
     assert chosen == ["01_good.ipynb", "02_bad.ipynb"]
     with pytest.raises(SystemExit, match="found 99_none; choose among 01_good, 02_bad, 03_other"):
@@ -97,19 +99,6 @@ def test_parameters_are_checked(given, message, monkeypatch):
         figures.check_parameters(**{"preset": "quick"} | given)
 
 
-def test_figures_are_the_same_bytes_each_time(tmp_path, monkeypatch):
-    figures.use_style()
-    monkeypatch.setenv("FDIMLIB_FIGURES", str(tmp_path))
-    written = []
-    for _ in range(2):
-        fig, ax = plt.subplots()
-        ax.plot([0, 1], [1, 0], label="Df_θ(X)")
-        figures.save(fig, "01_1_line", "A line.", preset="quick", seeds="0", method="none",
-                     alt="a falling line")
-        written.append([(tmp_path / f"01_1_line.{kind}").read_bytes() for kind in ("png", "pdf")])
-    assert written[0] == written[1]
-
-
 def test_the_index_of_the_committed_figures_is_up_to_date(tmp_path):
     for path in (ROOT / "figures").glob("*.png"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -121,7 +110,7 @@ def test_checks_count_what_holds_and_escape_what_they_show():
     checks.add("r < P", "3 < 7", True)
     checks.add("r = 4", 3, False)
     data, metadata = checks._repr_mimebundle_()
-    assert metadata == {"fdimlib": {"held": 1, "of": 2}}
+    assert metadata == {"fdimlib": {"held": 1, "of": 2, "failed": [["r = 4", "3"]]}}
     assert data["text/plain"].splitlines() == [
         "statement | measured | holds", "r < P | 3 < 7 | yes", "r = 4 | 3 | NO",
     ]
