@@ -7,7 +7,6 @@ published ones, and every notebook must run to its end. All else is named below 
 import json
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +107,6 @@ def _differences(figure: dict[str, Any]) -> str:
 
 def judged_claims() -> dict[str, list[dict[str, str]]]:
     """Number of the notebook → its claims, judged anew from the committed tables."""
-    if find_spec("fdimlib.companion.claims") is None:
-        return {}
     claims = import_module("fdimlib.companion.claims")  # pandas, and some seconds
     found: dict[str, list[dict[str, str]]] = {}
     for claim in claims.judge():

@@ -4,6 +4,7 @@ Its table of verdicts is generated; test_claims.py holds that.
 """
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fdimlib.companion import effects, findings, sweeps
 from fdimlib.companion.experiments import experiments
 from fdimlib.companion.judgements import CLOSE
 from fdimlib.companion.presets import PRESETS
+from fdimlib.companion.spikes import spikes
 from fdimlib.symmetries import relu_mlp
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +81,7 @@ def test_the_readme_has_at_most_five_findings_and_says_first_what_holds():
 def test_the_setting_in_the_readme_is_that_of_the_preset():
     paper, large = PRESETS["paper"], PRESETS["large"]
     few = sorted(width for width in paper.widths if len(paper.seeds_of(width)) == 3)
-    assert numbers(found()[0])[:-2] == written(
+    assert numbers(found()[0]) == written(
         paper.n_train,
         paper.checkpoints[-1],
         paper.widths[0],
@@ -91,21 +93,38 @@ def test_the_setting_in_the_readme_is_that_of_the_preset():
     assert len(paper.seeds) == 5
 
 
-def test_first_looks_in_the_readme_are_those_written_down():
-    page = " ".join((ROOT / "notebooks" / "predictions.md").read_text().split())
-    assert numbers(found()[0])[-2:] == ["10", "30"]
-    assert "w = 10 fell in three of six seeds, by up to a third" in page
-    start, _, end = map(
-        int,
-        re.search(r"w = 30 went ([\d,]+) → ([\d,]+) → ([\d,]+)", page)[0]
-        .replace(",", "")
-        .removeprefix("w = 30 went ")
-        .split(" → "),
-    )
-    assert 0.95 * start < end < start
-    large = pd.read_csv(sweeps.published("training", "large"))
-    recorded = effects.pairs(large[large.seed < 2], "epoch", 0, 3000).ratio.xs(30, level="width")
-    assert len(recorded) == 4 and recorded.between(1, 1.05, inclusive="neither").all()
+def test_the_answer_in_the_readme_is_computed_from_the_tables(tables):
+    """Its three sentences: the released setting, the larger one, the one large fall."""
+    small, large = PRESETS["paper"], PRESETS["large"]
+    end, training = large.checkpoints[-1], pd.read_csv(sweeps.published("training", "large"))
+    rises = effects.pairs(tables["training"], "epoch", 0, 680).query("not dead").ratio.loc["test"]
+    assert (rises.loc[[5, 10, 20]] > 1).all() and rises.loc[30].between(0.98, 1.02).all()
+    wide = effects.pairs(training, "epoch", 0, end).ratio.xs(30, level="width")
+    assert (wide > 1).all() and len(wide) == 2 * len(large.seeds)
+    since = effects.pairs(training, "epoch", 40, end).ratio.loc["train"].loc[10]
+    fallen = since[since < 0.9]
+    assert len(fallen) == 1 and since.drop(fallen.index).between(0.96, 1.04).all()
+    assert spikes(losses_of(10, *fallen.index)) and any(
+        spike.lasting for spike in spikes(losses_of(10, *fallen.index)))
+    answer = README.split("## So does the dimension decrease?")[1].split("![")[0]
+    plain = re.sub(r"\[([^]]*)\]\([^)]*\)", "", answer)
+    assert numbers(plain) == written(
+        small.n_train, small.checkpoints[-1], 5, 10, 20, 30, 2,
+        large.n_train, end, 30, len(large.seeds), len(large.seeds), ceiling(wide.max()),
+        10, len(since), 40, 4, len(since) - 1, round(100 * (1 - fallen.item())))
+
+
+def ceiling(ratio):
+    """In percent above 1, rounded up to one digit after the point."""
+    return math.ceil(1000 * (ratio - 1)) / 10
+
+
+def losses_of(width, seed):
+    """The loss of every epoch of a run of the larger setting."""
+    table = pd.read_csv(sweeps.published("losses", "large"))
+    row = table[(table.width == width) & (table.seed == seed) & (table.lr == 0.1)
+                & (table.decay == 0)]
+    return [float(loss) for loss in row.losses.item().split()]
 
 
 def test_the_chances_in_the_readme_are_those_of_coins():
