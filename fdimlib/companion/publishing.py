@@ -82,8 +82,7 @@ def publish(drawn: Drawn) -> Outcome:
     published, fresh = figures_folder(), build_folder() / "figures"
     outcome = _compare(drawn, published)
     if os.environ.get(REFRESH_VARIABLE):
-        complete = _origin_of(drawn, published) and (published / f"{drawn.name}.pdf").exists()
-        if not (outcome.state == "same" and complete):
+        if not (outcome.state == "same" and _is_complete(drawn, published)):
             _write(drawn, published)
         return Outcome(drawn.name, "same")
     if outcome.state == "same":
@@ -119,6 +118,12 @@ def _origin_of(drawn: Drawn, published: Path) -> dict[str, Any]:
     """The provenance of the published figure; empty where it has none."""
     picture = published / f"{drawn.name}.png"
     return (provenance.read(picture) if picture.exists() else None) or {}
+
+
+def _is_complete(drawn: Drawn, published: Path) -> bool:
+    """Whether the published figure has its PDF, and comes from a commit as it is."""
+    origin = _origin_of(drawn, published)
+    return origin.get("dirty") is False and (published / f"{drawn.name}.pdf").exists()
 
 
 def _said(parameters: dict[str, Any]) -> str:

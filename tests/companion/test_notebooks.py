@@ -160,9 +160,9 @@ def test_figures_promised_by_the_notebook_are_committed_with_their_tables(notebo
     )
     assert names and all(name.startswith(path.name[:3]) for name in names)
     committed = {
-        str(file.relative_to(ROOT / "figures")).replace("_paper.", ".")
+        re.sub(r"_(paper|large)\.", ".", str(file.relative_to(ROOT / "figures")))
         for file in (ROOT / "figures").rglob("*")
-    }  # some show the paper's scale only
+    }  # some show a larger setting only
     files = [
         file for name in names for file in (f"{name}.png", f"{name}.pdf", f"data/{name}.csv")
     ]
