@@ -18,11 +18,9 @@ How sure an exact rank r is; the reasons stand in `certificate`.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,16 +31,16 @@ from fdimlib.draws import PRIMES, Draws
 from fdimlib.eliminate import Elimination, eliminate
 from fdimlib.finite_field import PrimeField
 from fdimlib.gaussian import gaussian_inputs
-from fdimlib.numerical import numerical_rank, require_memory_of_spectrum, spectrum
-from fdimlib.patterns import certified_signs
-from fdimlib.reading import Network, open_inputs, read_inputs, read_network
-from fdimlib.rows import KroneckerRows, RowSource
+from fdimlib.layers import NotReadable
+from fdimlib.numerical import numerical_rank, open_network, spectrum_of
+from fdimlib.reading import read_network
+from fdimlib.rows import RowSource
 from fdimlib.symmetries import bound_of
+from fdimlib.systems import read_system, require_memory_of
 from fdimlib.validation import (
     device_of,
     flag,
     one_of,
-    require_memory,
     seed_number,
     untouched,
     whole_number,
@@ -120,9 +118,9 @@ class Dimension:
 
 @untouched
 def batch_functional_dimension(
-    model: nn.Sequential, x: Tensor | ArrayLike, *, head: str | None = None, method: str = "exact",
-    at: str = "parameters", seed: int | None = None, device: str | torch.device | None = None,
-    repeats: int = 1, progress: bool = True,
+    model: nn.Module, x: Tensor | ArrayLike, *, head: str | None = None, method: str = "exact",
+    at: str = "parameters", parameters: str | Sequence[str] = "all", seed: int | None = None,
+    device: str | torch.device | None = None, repeats: int = 1, progress: bool = True,
 ) -> Dimension:
     """The batch functional dimension of a network on a sample: rank Df_θ(X).
 
@@ -171,63 +169,41 @@ def batch_functional_dimension(
     repeats = whole_number("repeats", repeats, 1, PRIMES)
     progress = flag("progress", progress)
     seed = None if seed is None else seed_number("seed", seed)
-    network = read_network(model, head)
-    device = device_of("device", device, network.device)
-    n = len(open_inputs(network, x))
-    bound = bound_of(network, n)
     if method == "svd":
-        require_memory_of_spectrum(network, n)
-    else:
-        _require_memory(network, n, device, "x")
-    x = read_inputs(network, x).to(device)
-    layers = network.affine(device)
-    signs = certified_signs(layers, x)
-    zeros = sum(int((sign == 0).sum()) for sign in signs)
-    common: dict[str, Any] = dict(
-        bound=bound, head=network.head, at=at, samples=n, parameters=network.parameters,
-        frozen=network.frozen, zero_preactivations=zeros)
-    if method == "svd":
-        s = spectrum(model, x, head=head)
-        shape = (n * network.widths[-1], network.parameters)
-        return Dimension(value=numerical_rank(s, shape), method="svd", verified=False, **common)
-    numbers = [number for layer in layers for number in layer]
-    draws = Draws.of([*numbers, x], head=network.head, at=at, seed=seed)
+        return _by_singular_values(model, x, head, parameters, device)
+    system, network = read_system(model, x, head, parameters, device)
+    draws = Draws.of(system.numbers, head=network.head, at=at, seed=seed)
     runs: dict[int, Elimination] = {}
     for prime in islice(draws.primes(), repeats):
         field = PrimeField(prime)
-        parameters = _parameters_modulo(field, layers, at, draws)
-        softmax = network.head == "softmax"
-        rows = partial(KroneckerRows, parameters, signs, field.image(x), softmax, field)
-        runs[prime] = settle(rows, field, draws, bound, progress)
-        if runs[prime].rank == bound:
+        runs[prime] = settle(system.rows(field, at, draws), field, draws, system.bound, progress)
+        if runs[prime].rank == system.bound:
             break
     best = max(runs.values(), key=lambda run: (run.rank, run.verified))
     reached_at = int(best.pivots.max()) // network.outputs + 1 if best.rank else 0
-    return Dimension(value=best.rank, method="exact", verified=best.verified, primes=tuple(runs),
-                     reached_at=reached_at, error_bound=best.error_bound, **common)
+    return Dimension(
+        value=best.rank, bound=system.bound, method="exact", verified=best.verified,
+        head=network.head, at=at, samples=system.samples, parameters=network.parameters,
+        zero_preactivations=system.zeros, primes=tuple(runs), reached_at=reached_at,
+        error_bound=best.error_bound, frozen=network.frozen)
 
 
-def _require_memory(network: Network, n: int, device: torch.device, name: str) -> None:
-    """For the factor of the pivots, the derivatives g, and a few copies of x and activations."""
-    bound, widths = bound_of(network, n), network.widths
-    copies = widths[-1] * sum(widths) + 4 * widths[0] + 8 * max(widths)
-    require_memory(2 * bound**2 + 8 * n * copies, device,
-                   f"{name}: exact elimination of {n:,} samples up to rank {bound:,}")
-
-
-def _parameters_modulo(field: PrimeField, layers: list[tuple[Tensor, Tensor | None]], at: str,
-                       draws: Draws) -> list[tuple[Tensor, Tensor | None]]:
-    """Residues of each layer's weight and bias: those of θ, or fresh ones for its region."""
-    numbers = [number for layer in layers for number in layer if number is not None]
-    theta = torch.cat([number.flatten() for number in numbers])
-    if at == "region":
-        generator = draws.generator("parameters", field.p)
-        residues = field.random(len(theta), generator=generator, device=theta.device)
-    else:
-        residues = field.image(theta)
-    parts = iter(residues.split([number.numel() for number in numbers]))
-    return [(next(parts).reshape(weight.shape), None if bias is None else next(parts))
-            for weight, bias in layers]
+def _by_singular_values(model: nn.Module, x: Tensor | ArrayLike, head: str | None,
+                        parameters: str | Sequence[str], device: object) -> Dimension:
+    """The paper's count."""
+    network = open_network(model, x, head, parameters)
+    bound, zeros = min(network.shape), 0
+    try:
+        system = read_system(model, x, head, parameters, device, eliminated=False).system
+        bound, zeros = system.bound, system.zeros
+    except NotReadable:
+        pass
+    frozen = sum(p.numel() for p, kept in zip(model.parameters(), network.columns.kept)
+                 if kept and not p.requires_grad)
+    return Dimension(
+        value=numerical_rank(spectrum_of(network), network.shape), bound=bound, method="svd",
+        verified=False, head=network.head, at="parameters", samples=network.samples,
+        parameters=network.shape[1], zero_preactivations=zeros, frozen=frozen)
 
 
 def settle(rows: Callable[[np.random.Generator], RowSource], field: PrimeField, draws: Draws,
@@ -282,7 +258,7 @@ def full_functional_dimension(
     n = math.ceil(17 * bound / max(network.outputs, 1)) + 20
     while True:
         n = n if most is None else min(n, most)
-        _require_memory(network, n, device, "model")
+        require_memory_of(network, n, device, "model")
         x = gaussian_inputs(n, network.widths[0], mean=mean, std=std, seed=seed)
         dim = batch_functional_dimension(model, x, head=head, device=device, progress=progress)
         if dim.value == bound or 2 * (dim.reached_at or 0) <= n or n == most:
