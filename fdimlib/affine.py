@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fdimlib.finite_field import PrimeField
+from fdimlib.finite_field import INNER, PrimeField
 from fdimlib.operators import Numbers, Operator
 
 PART = 2**24  # numbers of patches, or of explicit rows, held at once
@@ -85,14 +85,16 @@ class Affine(Operator):
             rows = torch.cat([rows for _, rows in self.explicit(field, g, kept[1])], dim=2)
             found[0] = rows.permute(2, 0, 1)
         if varies[1]:
-            found[1] = self.pull_input(field, g, kept[0])
+            found[1] = field.reduce_(self.pull_input(field, g, kept[0]))
         if varies[2:] and varies[2]:
             found[2] = self.pull_bias(field, g)
         return found
 
-    def pull_input(self, field: PrimeField, g: Tensor, w: Tensor) -> Tensor:
-        """Wᵀ g."""
-        x = field.matmul(self.weight(w)[..., 0].mT, self.results(g).flatten(2))
+    def pull_input(self, field: PrimeField, g: Tensor, w: Tensor, repeated: int = 1) -> Tensor:
+        """Wᵀ g; not reduced, if that can wait until `repeated` of them are added up."""
+        transposed, g_ = self.weight(w)[..., 0].mT, self.results(g).flatten(2)
+        wait = repeated * self.shape[1] <= INNER
+        x = transposed @ g_ if wait else field.matmul(transposed, g_)
         return x.reshape(-1, *g.shape[1:])
 
     def pull_bias(self, field: PrimeField, g: Tensor) -> Tensor:
@@ -124,23 +126,24 @@ class Affine(Operator):
         groups, outputs, inner, positions = self.shape
         return groups * positions**2 * (outputs + inner / rows**2 + 4) < groups * outputs * inner
 
-    def pairs(self, field: PrimeField, g: Tensor, x: Tensor, u: Tensor, v: Tensor,
-              a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """What each pair of positions adds to K: of rows, (|a|, |b|), and of all samples, (n, n).
+    def pairs(self, field: PrimeField, g: Tensor, x: Tensor, u: Tensor,
+              v: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """What each pair of positions adds to K, as factors of two products.
 
         Args:
             u, v: the factors of D on W, (G, O) and (G, K).
-            a, b: rows, among (n, c).
+
+        Yields:
+            (rows, O), (O, rows) of all rows (n, c), and (n, K), (K, n) of samples.
         """
         g = self.results(g).flatten(3)  # (G, O, T, n·c)
         x = self.patches(x)
         for group in range(self.shape[0]):
             for first in range(self.shape[3]):
-                left = field.mul(g[group, :, first, a], u[group, :, None]).T
-                of_left = field.mul(x[group, :, first], v[group, :, None]).T
+                left = field.mul(g[group, :, first], u[group, :, None]).T.contiguous()
+                of_left = field.mul(x[group, :, first], v[group, :, None]).T.contiguous()
                 for second in range(self.shape[3]):
-                    yield (field.matmul(left, g[group, :, second, b]),
-                           field.matmul(of_left, x[group, :, second]))
+                    yield left, g[group, :, second], of_left, x[group, :, second]
 
     def total(self, field: PrimeField, g: Tensor, x: Tensor) -> Tensor:
         """Jᵀ summed over samples, (G·O·K, c)."""

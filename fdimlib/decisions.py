@@ -27,7 +27,7 @@ from fdimlib.program import Program, run
 from fdimlib.residues import Residues
 from fdimlib.wide import WideNumbers
 
-DIGITS = 8  # of the first whole numbers tried
+DIGITS = 6  # of the first whole numbers tried
 AT_ONCE = 2**22  # numbers of a sample's widest operator, over samples, looked at together
 LOOKS = 2  # random parameters at which tied entries are compared
 

@@ -135,20 +135,24 @@ class Linearised:
         assert w is not None
         _, _, inner, positions = operator.shape
         numbers = operator.shape[0] * inner * positions * g.shape[2]
+        entries = operator.inputs[1].entries
+        repeated = 1 if entries is None else int(torch.bincount(entries + 1)[1:].max())
         parts = []
         for some in g.split(max(1, PART // numbers), dim=1):
-            part = operator.pull_input(self.field, some, w)
-            parts.append(self._put(operator.inputs[1], part))
+            part = operator.pull_input(self.field, some, w, repeated)
+            parts.append(self.field.reduce_(self._put(operator.inputs[1], part)))
         self._add_put(waiting, operator.inputs[1].node, torch.cat(parts, dim=1))
 
     def _add(self, waiting: dict[int, Tensor], operand: Operand, g: Tensor) -> None:
-        self._add_put(waiting, operand.node, self._put(operand, g))
+        moved = operand.entries is not None
+        g = self._put(operand, g)
+        self._add_put(waiting, operand.node, self.field.reduce_(g) if moved else g)
 
     def _put(self, operand: Operand, g: Tensor) -> Tensor:
         node, entries = operand
         if entries is None:
             return g
-        return self.field.reduce_(put(g, entries, self.program.operators[node].size))
+        return put(g, entries, self.program.operators[node].size)
 
     def _add_put(self, waiting: dict[int, Tensor], node: int, g: Tensor) -> None:
         waiting[node] = self.field.reduce_(waiting[node] + g) if node in waiting else g

@@ -72,22 +72,22 @@ class Switch(Operator):
             return numbers.masked(x, torch.zeros_like(code, dtype=torch.bool))
         return result
 
-    def _slopes(self, field: PrimeField, code: Tensor, like: Tensor) -> Tensor:
-        """The slope at every entry, residues (F, n, 1)."""
-        slopes = [self.pieces[0][0]]
+    def _times_slope(self, field: PrimeField, t: Tensor, code: Tensor) -> Tensor:
+        """Residues (F, n, c) times the slope at every entry."""
+        if self.is_relu:
+            return t * (code == 2).to(t)[:, :, None]
+        slopes = [float(self.pieces[0][0])]
         for at, (slope, _) in zip(self.at, self.pieces[1:]):
-            slopes += [at, slope]  # type: ignore[list-item]
-        if slopes == [0, 0, 1]:  # ReLU
-            return (code == 2).to(like)[:, :, None]
-        table = field.image(torch.tensor(slopes, dtype=torch.float64)).to(like)
-        return table[code.long()][:, :, None]
+            slopes += [at, float(slope)]
+        table = field.image(torch.tensor(slopes, dtype=torch.float64)).to(t)
+        return field.mul(t, table[code.long()][:, :, None])
 
     def push(self, field: PrimeField, tangents: Sequence[Any], kept: Any, code: Tensor) -> Tensor:
-        return field.mul(tangents[0], self._slopes(field, code, tangents[0]))
+        return self._times_slope(field, tangents[0], code)
 
     def pull(self, field: PrimeField, g: Tensor, varies: Any, kept: Any,
              code: Tensor) -> list[Tensor | None]:
-        return [field.mul(g, self._slopes(field, code, g))]
+        return [self._times_slope(field, g, code)]
 
 
 @dataclass(frozen=True, eq=False)

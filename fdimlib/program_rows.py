@@ -28,33 +28,36 @@ from fdimlib.finite_field import PrimeField
 from fdimlib.linearised import AffineShare, Linearised, Share
 from fdimlib.program import Program
 
-PANEL = 4096  # rows, at most
-AT_ONCE = 2**26  # numbers held for the derivatives of a panel, about
-STRIP = 512  # rows of a product of which only the lower triangle is wanted
+PANEL = 10_000  # rows, at most
+AT_ONCE = 2**28  # numbers held for the derivatives of a panel, about
+STRIP = 512  # rows of K to which a product is added at once
+UNREDUCED = 1000  # products of two residues that are summed before a reduction
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How many samples are worked on together, by the memory that a row takes."""
+    """How many samples are worked on together, by the memory that they take."""
 
     samples: int
     per_sample: int  # numbers held for a sample
 
     @classmethod
-    def of(cls, program: Program, n: int) -> "Plan":
-        per_row = 4 * program.largest
-        per_sample = program.total + per_row * (program.outputs + 1)
-        samples = min(AT_ONCE // per_sample, PANEL // max(program.outputs, 1), n)
-        return cls(max(samples, 1), per_sample)
+    def of(cls, program: Program, n: int, bound: int) -> "Plan":
+        outputs = max(program.outputs, 1)
+        per_sample = program.total + 4 * program.largest * (outputs + 1)
+        rows = min(PANEL, 2 * bound)
+        return cls(max(1, min(AT_ONCE // per_sample, rows // outputs, n)), per_sample)
 
     def bytes(self, program: Program, n: int, bound: int) -> int:
-        """Of a panel, of derivatives for it and as many pivots, and of what is held for a moment.
-        """
+        """Of a panel, of derivatives for it and its pivots, and of what is held for a moment."""
         rows = self.samples * program.outputs
+        pivots = min(bound, max(0, n * program.outputs - rows))
+        panels = 1 + (pivots > 0)
         tied = sum(p.numel() for number, p in enumerate(program.tensors)
                    if number not in program.alone)
         moment = 8 * PART + 2 * rows * tied
-        return 8 * (2 * self.samples * self.per_sample + rows * (rows + bound) + moment)
+        return 8 * (panels * self.samples * self.per_sample + moment) + rows * (
+            12 * rows + 4 * pivots)
 
 
 class ProgramRows:
@@ -64,16 +67,18 @@ class ProgramRows:
         theta: residues of the parameters by their number, (F, 1).
         x: the sample, residues (n, F).
         decisions: at all samples.
+        bound: of the rank, to choose how many rows to look at together.
         generator: of D.
     """
 
     def __init__(self, program: Program, theta: Mapping[int, Tensor], x: Tensor,
-                 decisions: Decisions, field: PrimeField, generator: np.random.Generator):
+                 decisions: Decisions, bound: int, field: PrimeField,
+                 generator: np.random.Generator):
         self.program, self.field, self.theta, self.x = program, field, theta, x
         self.decisions = decisions
         self.outputs = program.outputs
         self.rows = len(x) * self.outputs
-        self.samples = Plan.of(program, len(x)).samples
+        self.samples = Plan.of(program, len(x), bound).samples
         self.d = field.random(program.parameters, generator=generator, device=x.device)
         self.by_output = self._by_output()
         self.panel: _Panel | None = None
@@ -176,21 +181,18 @@ class ProgramRows:
         samples = torch.unique(torch.cat([a, b]) // self.outputs)
         g = self.by_output[:, None, :].expand(-1, len(samples), -1)
         at_a, at_b = (self._among(rows, samples).to(self.x.device) for rows in (a, b))
-        k = self.x.new_zeros(len(a), len(b))
-        add = _Symmetric(self.field, k) if torch.equal(a, b) else _Rectangle(self.field, k)
+        k = _Entries(self.field, self.x.new_zeros(len(a), len(b)), at_a, at_b, self.outputs)
         for share in self._linearised(samples).pull(g):
             if not isinstance(share, AffineShare):
-                rows = share.g.permute(1, 2, 0).flatten(0, 1)
-                add.explicit(rows, self.d[share.columns], at_a, at_b)
+                k.add_rows(share.g.permute(1, 2, 0).flatten(0, 1), self.d[share.columns])
             elif share.affine.by_positions(self.outputs):
-                u, v = self.factors[share.place]
-                for of_rows, of_samples in share.affine.pairs(self.field, share.g, share.x, u, v,
-                                                              at_a, at_b):
-                    add.product(of_rows, of_samples, at_a // self.outputs, at_b // self.outputs)
+                for pair in share.affine.pairs(self.field, share.g, share.x,
+                                               *self.factors[share.place]):
+                    k.add_product(*pair)
             else:
-                for columns, part in share.affine.explicit(self.field, share.g, share.x):
-                    add.explicit(part.flatten(0, 1), self.d[share.columns[columns]], at_a, at_b)
-        return add.done()
+                for columns, rows in share.affine.explicit(self.field, share.g, share.x):
+                    k.add_rows(rows.flatten(0, 1), self.d[share.columns[columns]])
+        return k.done()
 
     def _among(self, rows: Tensor, samples: Tensor) -> Tensor:
         """Rows, as places among those of some samples."""
@@ -198,42 +200,54 @@ class ProgramRows:
         return sample * self.outputs + rows % self.outputs
 
 
-class _Rectangle:
-    """K of some rows with others, summed up."""
+class _Entries:
+    """K[a, b], summed up strip by strip; of K[a, a], strips up to the diagonal, then mirrored.
 
-    def __init__(self, field: PrimeField, k: Tensor):
-        self.field, self.k = field, k
+    Args:
+        k: zeros, (|a|, |b|).
+        a, b: rows, as places among those of some samples.
+        outputs: consecutive rows that belong to one sample.
+    """
 
-    def explicit(self, rows: Tensor, d: Tensor, a: Tensor, b: Tensor) -> None:
-        """Add J_a D J_bᵀ on some columns, of which these are all rows."""
-        self._subtract(self.field.mul(rows[a], -d), rows[b])
+    def __init__(self, field: PrimeField, k: Tensor, a: Tensor, b: Tensor, outputs: int):
+        self.field, self.k, self.a, self.b = field, k, a, b
+        self.sample_a, self.sample_b = a // outputs, b // outputs
+        self.symmetric = torch.equal(a, b)
+        self.unreduced = 0
 
-    def _subtract(self, left: Tensor, right: Tensor) -> None:
-        self.field.subtract_product_(self.k, left, right.T)
+    def _strips(self) -> Iterator[tuple[slice, slice]]:
+        rows, columns = self.k.shape
+        for start in range(0, rows, STRIP):
+            stop = min(start + STRIP, rows)
+            yield slice(start, stop), slice(0, stop if self.symmetric else columns)
 
-    def product(self, of_rows: Tensor, of_samples: Tensor, a: Tensor, b: Tensor) -> None:
-        """Add a product, entry by entry, of what belongs to rows and to samples."""
-        self.field.reduce_(self.k.addcmul_(of_rows, of_samples[a][:, b]))
+    def add_rows(self, rows: Tensor, d: Tensor) -> None:
+        """J_a D J_bᵀ on some columns, of which these are all rows."""
+        if self.unreduced:
+            self.field.reduce_(self.k)
+        left, right = self.field.mul(rows[self.a], -d), rows[self.b].T
+        for strip, columns in self._strips():
+            self.field.subtract_product_(self.k[strip, columns], left[strip], right[:, columns])
+        self.unreduced = 0
+
+    def add_product(self, left: Tensor, right: Tensor, of_left: Tensor, of_right: Tensor) -> None:
+        """(left · right) ∘ (of_left · of_right), the former of all rows, the latter of samples."""
+        self.unreduced += 1
+        for strip, columns in self._strips():
+            of_rows = self.field.matmul(left[self.a[strip]], right[:, self.b[columns]])
+            first, last = self.sample_a[strip].min(), self.sample_a[strip].max() + 1
+            of_samples = self.field.matmul(of_left[first:last], of_right)
+            of_samples = of_samples[self.sample_a[strip] - first][:, self.sample_b[columns]]
+            part = self.k[strip, columns].addcmul_(of_rows, of_samples)
+            if self.unreduced == UNREDUCED:
+                self.field.reduce_(part)
+        self.unreduced %= UNREDUCED
 
     def done(self) -> Tensor:
-        return self.k
-
-
-class _Symmetric(_Rectangle):
-    """K of some rows with each other: of explicit rows, the products below the diagonal do."""
-
-    def __init__(self, field: PrimeField, k: Tensor):
-        super().__init__(field, k)
-        self.lower = torch.zeros_like(k)
-
-    def _subtract(self, left: Tensor, right: Tensor) -> None:
-        for start in range(0, len(left), STRIP):
-            part = slice(start, start + STRIP)
-            self.field.subtract_product_(self.lower[start:, part], left[start:], right[part].T)
-
-    def done(self) -> Tensor:
-        below = self.lower.tril(-1)
-        return self.field.reduce_(self.k + below + below.T + self.lower.diag().diag())
+        if self.symmetric:
+            for strip, columns in self._strips():
+                self.k[strip, columns.stop :] = self.k[columns.stop :, strip].T
+        return self.field.reduce_(self.k)
 
 
 class _Panel:
@@ -248,7 +262,7 @@ class _Panel:
 
     def append(self, rows: Tensor, k: Tensor) -> None:
         self.column[rows] = torch.arange(self.k.shape[1], self.k.shape[1] + len(rows))
-        self.k = torch.cat([self.k.to(k.device), k.float()], dim=1)
+        self.k = torch.cat([self.k.to(k.device), k.float()], dim=1) if self.k.numel() else k.float()
 
     def has(self, rows: Tensor) -> bool:
         return bool((self.place[rows] >= 0).all())
@@ -257,4 +271,13 @@ class _Panel:
         return rows[self.column[rows] < 0].sort().values
 
     def entries(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.k[self.place[a]][:, self.column[b]].double()
+        rows, columns = self.place[a], self.column[b]
+        return _selected(_selected(self.k, rows, 0), columns, 1).double()
+
+
+def _selected(k: Tensor, places: Tensor, dim: int) -> Tensor:
+    """Rows or columns; where they follow each other, without a copy."""
+    first = int(places[0])
+    if torch.equal(places, torch.arange(first, first + len(places))):
+        return k.narrow(dim, first, len(places))
+    return k.index_select(dim, places.to(k.device))

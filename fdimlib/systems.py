@@ -85,7 +85,8 @@ class Operators:
         theta = torch.cat([self.x.new_empty(0), *(p.flatten() for p in self.theta)])
         residues = residues_of(theta, field, at, draws)
         parts = dict(enumerate(residues[:, None].split([p.numel() for p in self.theta])))
-        return partial(ProgramRows, self.program, parts, field.image(self.x), self.decisions, field)
+        return partial(ProgramRows, self.program, parts, field.image(self.x), self.decisions,
+                       self.bound, field)
 
 
 def residues_of(theta: Tensor, field: PrimeField, at: str, draws: Draws) -> Tensor:
@@ -105,7 +106,7 @@ def require_memory_of(network: Network | Program, n: int, device: torch.device, 
     """For the factor of the pivots, derivatives, and a few copies of x and activations."""
     if isinstance(network, Program):
         bound = program_bound(network, n)
-        needed = 2 * bound**2 + Plan.of(network, n).bytes(network, n, bound)
+        needed = 2 * bound**2 + Plan.of(network, n, bound).bytes(network, n, bound)
     else:
         bound, widths = bound_of(network, n), network.widths
         copies = widths[-1] * sum(widths) + 4 * widths[0] + 8 * max(widths)

@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -62,18 +63,18 @@ def _float(number: Fraction) -> float:
         return math.inf
 
 
-def carried(digits: Tensor) -> Tensor:
-    """The same numbers with |d_l| ≤ 2^19; whole digits below 2^52 go in."""
-    done, carry = [], torch.zeros_like(digits[0])
-    for digit in digits:
-        total = digit + carry
-        carry = (total / BASE).round_()
-        done.append(total - carry * BASE)
+def carried_(digits: Tensor) -> Tensor:
+    """The same numbers with |d_l| ≤ 2^19, in place; whole digits below 2^52 go in."""
+    for digit, above in pairwise(digits):
+        carry = (digit / BASE).round_()
+        digit.sub_(carry, alpha=BASE)
+        above.add_(carry)
+    carry = (digits[-1] / BASE).round_()
     while carry.any():
-        total = carry
-        carry = (total / BASE).round_()
-        done.append(total - carry * BASE)
-    return torch.stack(done)
+        digits[-1].sub_(carry, alpha=BASE)
+        digits = torch.cat([digits, carry[None]])
+        carry = (digits[-1] / BASE).round_()
+    return digits
 
 
 def digits_of(numerators: Tensor, shifts: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ def digits_of(numerators: Tensor, shifts: Tensor) -> Tensor:
         digit = (size >> (BITS * place)) % BASE
         value = digit.double() * (2.0**rest.double()) * sign
         digits.scatter_add_(0, (whole + place)[None], value[None])
-    return carried(digits)
+    return carried_(digits)
 
 
 class WideNumbers:
@@ -96,8 +97,11 @@ class WideNumbers:
         self.device, self.limit = device, limit
 
     def _tidy(self, digits: Tensor, scale: Fraction, error: Tensor) -> Wide:
-        """Carried, without digits that are 0 everywhere at either end, cut at the limit."""
-        digits = carried(digits)
+        """Carried, without digits that are 0 everywhere at either end, cut at the limit.
+
+        Digits that are new; they are overwritten.
+        """
+        digits = carried_(digits)
         used = digits.flatten(1).any(dim=1).nonzero()[:, 0].tolist() or [0]
         low, high = used[0], used[-1] + 1
         cut = high - low - self.limit
@@ -188,11 +192,14 @@ class WideNumbers:
         patches = x.digits.reshape(len(x.digits), groups, inner, -1)
         size = (groups, outputs, patches.shape[-1])
         digits = patches.new_zeros(len(weights) + len(patches), *size)
+        summed = 0  # products of two digits, since the last carry
         for place, weight in enumerate(weights):
             for start in range(0, inner if weight.any() else 0, INNER):
                 part = slice(start, start + INNER)
+                summed += min(inner - start, INNER)
+                if summed > INNER:
+                    digits, summed = carried_(digits), min(inner - start, INNER)
                 digits[place : place + len(patches)] += weight[..., part] @ patches[:, :, part]
-                digits = carried(digits)
         error = digits.new_zeros(size)
         if x.error.any() or w.error.any():
             large = (w.size() + w.error).reshape(groups, outputs, inner)
@@ -237,4 +244,4 @@ def _times(digits: Tensor, factor: int) -> Tensor:
         if digit:
             product[place : place + len(digits)] += digit * digits
         place += 1
-    return carried(product)
+    return carried_(product)

@@ -102,7 +102,7 @@ def test_a_sign_that_rounding_hides_behind_a_mean_over_nine_is_right():
     x[0, 3] += 1e-17 + 0.3
     true = sum(exact(x[0].tolist())) / 9
     near = float(true)
-    x = torch.cat([x, torch.tensor([[near, near]]).double()], dim=1)
+    x = torch.cat([x, torch.tensor([[near, near]], dtype=torch.float64)], dim=1)
     dim = fd.batch_functional_dimension(Net(), x)
     assert int(dim) == 2 * (true > Fraction(near))
     assert dim.zero_preactivations == 2 * (true == Fraction(near))
