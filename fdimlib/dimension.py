@@ -55,7 +55,9 @@ class Dimension:
 
     Attributes:
         value: the rank.
-        bound: what symmetries and sample size allow (`dimension_bound`).
+        bound: what symmetries and sample size allow (`dimension_bound`) if the network is Linear,
+            ReLU, …, Linear; of any other network, min(n·N_L, P), with softmax one less than N_L for
+            each of them: no symmetry is taken for granted there.
         method: "exact" or "svd".
         verified: exact only: each row was kept as independent, or rejected by a random check, or
             not needed since the bound is met; and the rows kept were confirmed to be independent by
@@ -68,9 +70,12 @@ class Dimension:
         samples, parameters: n and P.
         reached_at: exact only: the first so many samples alone have this rank.
         zero_preactivations: hidden pre-activations that are exactly 0; θ is regular for X when
-            there are none. The derivative of ReLU at 0 is taken as 0, as torch does.
+            there are none. The derivative of ReLU at 0 is taken as 0, as torch does. In a network
+            of other operators: numbers where two pieces of one meet (ReLU at 0, a maximum that two
+            entries share), if these are different functions of the parameters there. Not looked at
+            for "svd" of a module that the exact method cannot read.
         primes: those used by the exact method, in the order of their use.
-        frozen: how many of the P parameters have `requires_grad=False`; they count all the same.
+        frozen: how many of these P parameters have `requires_grad=False`; they count all the same.
     """
 
     value: int
@@ -128,10 +133,14 @@ def batch_functional_dimension(
     module.
 
     Args:
-        model: Sequential of Linear and ReLU, any floating dtype; parameters and inputs are taken as
-            the exact fractions they are. All parameters count, as in the paper, frozen ones
-            (`requires_grad=False`) included.
-        x: sample of shape (n, N_0), torch or NumPy.
+        model: any module whose forward takes a sample (n, …) and gives a tensor (n, …), flattened
+            to N_L outputs, made of piecewise polynomial operators: linear layers, convolutions,
+            BatchNorm in eval mode, sums, products, pooling, ReLU and its kin, maxima, and a softmax
+            or log-softmax at the end. What counts is what it computes, as `torch.export` sees it;
+            any other operator is refused, with its name and place. Parameters and inputs are taken
+            as the exact fractions they are, means are exact, and constants that the network
+            computes in floating point (1 / √(var + eps) of BatchNorm) are the float64 they are.
+        x: sample of shape (n, …), torch or NumPy, as the module takes it.
         head: "identity" (logits), "softmax", or None: softmax when the model ends in one.
         method: "exact", or "svd", the paper's count of singular values (entries in the network's
             precision), which can exceed every bound: then it is no rank, and `print` says so.
@@ -141,6 +150,8 @@ def batch_functional_dimension(
             rank at the parameters drawn (residues modulo p). It is never more than the region's
             maximum, and less with probability degree / (p − 1) at most (Schwartz, Zippel; the
             degree of a maximal minor, r · (layers − 1) at most), unless p is unlucky.
+        parameters: which of them count: "all", frozen ones included; "trainable"; or names, as in
+            `model.named_parameters()`. The others are constants. P and the bound follow.
         seed: None derives all random choices from a hash of θ, X and the options, so that the same
             input gives the same ones everywhere, and nobody knows them before the input is fixed.
             A number is hashed along: another draw for the same input. A result that depends on it
@@ -192,6 +203,7 @@ def _by_singular_values(model: nn.Module, x: Tensor | ArrayLike, head: str | Non
                         parameters: str | Sequence[str], device: object) -> Dimension:
     """The paper's count."""
     network = open_network(model, x, head, parameters)
+    network.require_memory(of_float64=2)
     bound, zeros = min(network.shape), 0
     try:
         system = read_system(model, x, head, parameters, device, eliminated=False).system

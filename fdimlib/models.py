@@ -4,16 +4,16 @@ A module that turns out to compute Linear, ReLU, …, Linear, whatever its layer
 as these layers, for which more is known.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fdimlib.affine import Affine
 from fdimlib.arrays import finite, opened, to_float64
@@ -22,6 +22,7 @@ from fdimlib.exported import linear_layer
 from fdimlib.layers import (
     SAMPLES,
     NotPlain,
+    NotReadable,
     layer_name,
     refuse_reparameterised,
     refuse_shared_cells,
@@ -209,6 +210,27 @@ def device_of_model(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
+@contextmanager
+def replaced_tensors(model: nn.Module, values: Mapping[int, Tensor]) -> Iterator[None]:
+    """With other tensors in place of parameters and buffers, by the identity of these.
+
+    `torch.func.functional_call` leaves its own tensors behind in a module that is used twice.
+    """
+    held: list[tuple[dict[str, Any], str, Any]] = []
+    for module in set(model.modules()):
+        parts: list[dict[str, Any]] = [module._parameters, module._buffers]
+        for tensors in parts:
+            held += [(tensors, key, tensor) for key, tensor in tensors.items()
+                     if id(tensor) in values]
+    try:
+        for tensors, key, tensor in held:
+            tensors[key] = values[id(tensor)]
+        yield
+    finally:
+        for tensors, key, tensor in held:
+            tensors[key] = tensor
+
+
 @torch.no_grad()
 def refuse_other_output(model: nn.Module, program: Program, x: Tensor) -> None:
     """Raise TypeError unless the module's own output is the program's, up to rounding, at x.
@@ -218,9 +240,15 @@ def refuse_other_output(model: nn.Module, program: Program, x: Tensor) -> None:
     device = device_of_model(model)
     if not has_float64(device):
         device = torch.device("cpu")
-    numbers = {name: t.detach().to(device, torch.float64) if t.is_floating_point() else t
-               for name, t in (*model.named_parameters(), *model.named_buffers())}
-    own = functional_call(model, numbers, (x.to(device),)).cpu().double().reshape(len(x), -1)
+    numbers = {id(t): t.detach().to(device, torch.float64)
+               for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()}
+    try:
+        with replaced_tensors(model, numbers):
+            own = model(x.to(device)).cpu().double().reshape(len(x), -1)
+    except Exception as problem:
+        raise NotReadable(f"model: cannot be called on inputs of shape {tuple(x.shape)} in float64 "
+                          f"({type(problem).__name__}: {problem}); does it fix a precision?"
+                          ) from problem
     arithmetic = BoundedNumbers(x.device)
     theta = {number: arithmetic.constant(p.detach().double().cpu().reshape(-1, 1))
              for number, p in enumerate(program.tensors)}
@@ -233,11 +261,11 @@ def refuse_other_output(model: nn.Module, program: Program, x: Tensor) -> None:
         found = arithmetic.take(found, program.output.entries)
     ours, allowed = found.value.T, 4 * found.error.T
     candidates = [ours]
-    if program.groups is not None:
+    if program.softened is not None:
         allowed = allowed.amax(dim=1, keepdim=True)
-        for function in (torch.softmax, torch.log_softmax):
-            candidates.append(ours.scatter(1, program.groups.reshape(1, -1).expand(len(ours), -1),
-                                           function(ours[:, program.groups], -1).flatten(1)))
+        places = program.softened.reshape(1, -1).expand(len(ours), -1)
+        candidates = [ours.scatter(1, places, function(ours[:, program.softened], -1).flatten(1))
+                      for function in (torch.softmax, torch.log_softmax)]
     allowed = allowed + 1e-4 * ours.abs().max()
     same = [candidate.shape == own.shape
             and bool((((own - candidate).abs() <= allowed) | ~torch.isfinite(allowed)).all())

@@ -11,10 +11,10 @@ from functools import partial
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import jacrev, vmap
 
 from fdimlib.arrays import finite, float64, real_array, rounded_to
-from fdimlib.layers import NotPlain
+from fdimlib.layers import SAMPLES, NotPlain
 from fdimlib.models import (
     Columns,
     columns_of,
@@ -23,6 +23,7 @@ from fdimlib.models import (
     open_sample,
     precision,
     refuse_unusable,
+    replaced_tensors,
 )
 from fdimlib.reading import Network, open_inputs, read_inputs, read_network
 from fdimlib.validation import one_of, pair, require_memory, untouched
@@ -56,6 +57,13 @@ class Differentiable:
         """Of J: rows, columns."""
         return self.samples * self.outputs, self.columns.count
 
+    def require_memory(self, of_float64: int) -> None:
+        """For two Jacobians in the network's precision, and so many more in float64."""
+        rows, columns = self.shape
+        require_memory(rows * columns * (2 * self.dtype.itemsize + 8 * of_float64), self.device,
+                       f"x: the {rows:,} × {columns:,} Jacobian"
+                       + (" and its singular values" if of_float64 else ""))
+
 
 def open_network(model: nn.Module, x: Tensor | ArrayLike, head: str | None = None,
                  parameters: str | Sequence[str] = "all") -> Differentiable:
@@ -64,6 +72,7 @@ def open_network(model: nn.Module, x: Tensor | ArrayLike, head: str | None = Non
     columns = columns_of(model, parameters)
     try:
         network = read_network(model, head)
+        read_inputs(network, open_inputs(network, x)[:SAMPLES])
         return _of_layers(network, x, columns)
     except NotPlain:
         return _of_module(model, x, head, columns)
@@ -96,13 +105,13 @@ def _of_module(model: nn.Module, x: Tensor | ArrayLike, head: str | None,
     sample = open_sample(x)
     refuse_unusable(model)
     dtype, device = precision(model), device_of_model(model)
-    buffers = dict(model.named_buffers())
 
-    def output(parameters: dict[str, Tensor], h: Tensor) -> Tensor:
-        out = functional_call(model, {**buffers, **parameters}, (h[None],)).flatten()
+    def output(parameters: dict[int, Tensor], h: Tensor) -> Tensor:
+        with replaced_tensors(model, parameters):
+            out = model(h[None]).flatten()
         return out.softmax(dim=-1) if head == "softmax" else out
 
-    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    parameters = {id(p): p.detach() for p in model.parameters()}
 
     def differentiate(inputs: Tensor) -> Tensor:
         """One sample after the other: not every operator can be batched twice."""
@@ -123,14 +132,18 @@ def _outputs_alone(model: nn.Module, x: Tensor) -> int:
     Raises:
         ValueError: it does not.
     """
-    together = model(x)
-    if not isinstance(together, Tensor) or len(together) != len(x):
-        raise TypeError("model: must give one tensor of shape (n, N_L), one row for each sample")
-    alone = torch.cat([model(one[None]) for one in x])
-    difference = (together - alone).abs().max()
-    if difference > 1e-3 * together.abs().max():
-        raise ValueError("model: mixes samples: one alone has another output than among others; "
-                         "call model.eval()")
+    mixed = ("model: mixes samples: one alone has another output than among others, or none; "
+             "call model.eval()")
+    with replaced_tensors(model, {id(t): t.clone() for t in model.buffers()}):
+        together = model(x)
+        if not isinstance(together, Tensor) or len(together) != len(x):
+            raise TypeError("model: must give one tensor of shape (n, N_L), a row for each sample")
+        try:
+            alone = torch.cat([model(one[None]) for one in x])
+        except ValueError as problem:  # of BatchNorm in training mode
+            raise ValueError(mixed) from problem
+    if (together - alone).abs().max() > 1e-3 * together.abs().max():
+        raise ValueError(mixed)
     return together[0].numel()
 
 
@@ -162,11 +175,7 @@ def jacobian(
 
 def jacobian_of(network: Differentiable, of_float64: int = 0) -> Tensor:
     """The matrix, where there is memory for it and so many more in float64."""
-    rows, columns = network.shape
-    entry = 2 * network.dtype.itemsize + 8 * of_float64
-    require_memory(rows * columns * entry, network.device,
-                   f"x: the {rows:,} × {columns:,} Jacobian"
-                   + (" and its singular values" if of_float64 else ""))
+    network.require_memory(of_float64)
     like = torch.empty(0, dtype=network.dtype, device=network.device)
     inputs = rounded_to(network.inputs(), like, "x")
     matrix = network.differentiate(inputs)[:, network.columns.mask.to(network.device)]

@@ -28,6 +28,7 @@ class Program:
         output: the N_L outputs, flattened; before the softmax if there is one.
         groups: of outputs between which a softmax compares, (groups, members) places among them;
             None for the identity head.
+        softened: those of the network's own softmax, whatever the head.
         names: of the parameters that count, in the order of θ.
         tensors: these parameters.
         frozen: how many of their entries have `requires_grad=False`.
@@ -37,6 +38,7 @@ class Program:
     operators: tuple[Operator, ...]
     output: Operand
     groups: Tensor | None
+    softened: Tensor | None
     names: tuple[str, ...]
     tensors: tuple[Tensor, ...]
     frozen: int

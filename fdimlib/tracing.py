@@ -30,6 +30,9 @@ from fdimlib.operators import Operand
 from fdimlib.program import Program
 
 BATCHES = (2, 3)
+ASSERTIONS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range",
+              "sym_constrain_range_for_size")
+"""What the tracer writes down for itself."""
 
 
 class _Lost:
@@ -160,6 +163,8 @@ class _Walk:
         name = node.target.__name__.split(".")[0]
         in_place = name.endswith("_") and not name.startswith("_")
         name = name.removesuffix("_") if in_place else name
+        if name in ASSERTIONS:
+            return None
         if name == "sym_size":
             return args[0].places.shape[args[1]]
         if name in MOVES:
@@ -218,15 +223,14 @@ class _Walk:
         if not torch.equal(rows.sample, torch.arange(self.build.batch)):
             raise ValueError(f"model: its output {Mixed()}")
         index = rows.entries[0]
-        groups = None
-        if self.head != "identity" and isinstance(value, Softened):
-            groups = value.groups_of(table[0])
-        elif self.head == "softmax":
+        own = value.groups_of(table[0]) if isinstance(value, Softened) else None
+        groups = None if self.head == "identity" else own
+        if self.head == "softmax" and own is None:
             groups = torch.arange(len(index))[None]
         whole = len(index) == value.size and torch.equal(index, torch.arange(value.size))
         output = Operand(value.node) if whole else Operand(
             value.node, torch.where(index == value.size, -1, index))
         parameters = tuple(self.counted.values())
-        return Program(tuple(self.build.operators), output, groups, tuple(self.counted),
+        return Program(tuple(self.build.operators), output, groups, own, tuple(self.counted),
                        parameters, sum(p.numel() for p in parameters if not p.requires_grad),
                        self.shape)
