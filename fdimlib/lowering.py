@@ -1,149 +1,26 @@
-"""The operators of torch that can be read, by the names that `torch.export` gives them.
+"""The operators of torch that can be read, each made out of a few operators of ours.
 
-Each handler makes what a node computes out of a few operators of ours. What only moves numbers is
-done to their places by torch itself (`MOVES`). Anything else is refused, with its name and place.
+Here: those on vectors, sequences and maps; `lowering_entries` has those that work entry by entry.
+What only moves numbers is done to their places by torch itself (`supported.MOVES`). Anything else
+is refused, with its name and place.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.nn import functional
 
-from fdimlib.building import Builder, adaptive_windows, patch_windows
+from fdimlib.building import adaptive_windows, patch_windows
 from fdimlib.layouts import Value
-
-MOVES = frozenset("""
-    alias channel_shuffle chunk clone contiguous detach detach_copy
-    diagonal expand expand_as flatten flip index index_select lift_fresh lift_fresh_copy movedim
-    narrow permute pixel_shuffle pixel_unshuffle repeat repeat_interleave reshape reshape_as
-    roll select slice split split_with_sizes squeeze swapaxes swapdims t tile transpose unbind
-    unflatten unfold unsafe_chunk unsafe_split unsqueeze upsample_nearest1d upsample_nearest2d
-    view view_as numpy_T mT
-""".split())
-"""Operators that copy entries, or look at them differently."""
-
-COPIES = frozenset("""
-    clone flip index index_select pixel_shuffle pixel_unshuffle repeat repeat_interleave roll
-    tile upsample_nearest1d upsample_nearest2d
-""".split())
-"""Those of them whose result never shares its storage."""
-
-SMOOTH = frozenset("""
-    gelu tanh sigmoid silu exp log softplus elu celu selu mish layer_norm group_norm instance_norm
-    native_layer_norm native_group_norm scaled_dot_product_attention sqrt rsqrt erf sin cos
-    logsigmoid norm linalg_vector_norm tanhshrink softsign reciprocal rms_norm var std
-    _fused_rms_norm logsumexp local_response_norm _weight_norm weight_norm_interface
-    _weight_norm_interface
-""".split())
+from fdimlib.lowering_entries import Entries
+from fdimlib.supported import Unsupported
 
 
-class Unsupported(TypeError):
-    """Why an operator cannot be read."""
-
-
-def refusal(node: fx.Node, why: str) -> str:
-    """A message that names an operator and its place in the module."""
-    name = node.target.__name__.split(".")[0] if callable(node.target) else str(node.target)
-    stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-    path = next((path for path in reversed(stack) if not path.startswith("_")), "")
-    place = f" at {path}" if path else " in its forward"
-    if name.strip("_") in SMOOTH or name in SMOOTH:
-        why = ("not piecewise polynomial; its derivative's rank cannot be decided by algebra; "
-               "method=\"svd\" counts singular values")
-        return f"model: aten.{name}{place}: {why}"
-    advice = "" if ";" in why else "; method=\"svd\" counts singular values of every module"
-    return f"model: aten.{name}{place}: {why}{advice}"
-
-
-@dataclass(frozen=True, eq=False)
-class Softened(Value):
-    """What comes out of a softmax: nothing may follow but moving.
-
-    Attributes:
-        members: (groups, members) places that are compared with each other.
-    """
-
-    members: Tensor
-
-    def moved(self, places: Tensor, group: object = None) -> Value:
-        return Softened(self.node, self.size, places.long(), self.batched, group or self.group,
-                        self.members)
-
-    def groups_of(self, outputs: Tensor) -> Tensor:
-        """The groups among a sample's outputs, places of them."""
-        position = {place: number for number, place in enumerate(outputs.tolist())}
-        own = [group for group in self.members.tolist() if position.keys() & set(group)]
-        listed = [[position.get(place, -1) for place in group] for group in own]
-        found = torch.tensor(listed)
-        if (found < 0).any() or found.numel() != len(outputs) or len(position) != len(outputs):
-            raise ValueError("model: gives a part of what its softmax gives, or some of it twice; "
-                             "give all of it, or the logits")
-        return found
-
-
-def _two(numbers: int | Sequence[int]) -> list[int]:
-    """(height, width) from one number or two."""
-    listed = [numbers] if isinstance(numbers, int) else list(numbers)
-    return listed * 2 if len(listed) == 1 else listed
-
-
-class Lowering:
+class Lowering(Entries):
     """Makes the operators of one network."""
-
-    def __init__(self, build: Builder):
-        self.build = build
-
-    def value(self, x: Value | Tensor | float) -> Value:
-        return x if isinstance(x, Value) else self.build.constant(x)
-
-    # Arithmetic
-
-    def add(self, x: Any, y: Any, alpha: float = 1) -> Value:
-        return self.build.add_values(self.value(x), self.build.scale(self.value(y), alpha))
-
-    def sub(self, x: Any, y: Any, alpha: float = 1) -> Value:
-        return self.add(x, y, -alpha)
-
-    def rsub(self, x: Any, y: Any, alpha: float = 1) -> Value:
-        return self.sub(y, x, alpha)
-
-    def neg(self, x: Value) -> Value:
-        return self.build.negative(x)
-
-    def mul(self, x: Any, y: Any) -> Value:
-        return self.build.multiply(self.value(x), self.value(y))
-
-    def div(self, x: Any, y: Any, rounding_mode: str | None = None) -> Value:
-        if rounding_mode is not None or isinstance(y, Value):
-            raise Unsupported("divides by numbers that vary, or rounds: not piecewise polynomial")
-        return self.build.divide(self.value(x), torch.as_tensor(y))
-
-    def pow(self, x: Any, exponent: Any) -> Value:
-        if not isinstance(exponent, int | float) or exponent not in (1, 2, 3, 4):
-            raise Unsupported(f"takes the power {exponent}; supported are 1 to 4")
-        result = x
-        for _ in range(int(exponent) - 1):
-            result = self.build.multiply(result, x)
-        return result
-
-    def square(self, x: Value) -> Value:
-        return self.build.multiply(x, x)
-
-    def cast(self, x: Value, *args: Any, **kwargs: Any) -> Value:
-        """Another precision is the same number, in exact arithmetic."""
-        dtypes = [given for given in (*args, *kwargs.values()) if isinstance(given, torch.dtype)]
-        if any(not dtype.is_floating_point for dtype in dtypes):
-            raise Unsupported(f"rounds to {dtypes[0]}")
-        return x
-
-    def dropout(self, x: Value, p: float, train: bool) -> Value:
-        if train and p:
-            raise Unsupported("is in training mode, and random; call model.eval()")
-        return x
 
     # Affine
 
@@ -318,98 +195,11 @@ class Lowering:
         places = result.places.reshape(table.shape[:-1])
         return (result.moved(places.unsqueeze(dim) if keepdim else places),)
 
-    def maximum(self, x: Any, y: Any) -> Value:
-        """y + relu(x − y), with half of either derivative at a tie."""
-        x, y = self.value(x), self.value(y)
-        above = self.build.switch(self.build.subtract(x, y), [0.0], [(0, 0.0), (1, 0.0)], [0.5])
-        return self.build.add_values(y, above)
 
-    def minimum(self, x: Any, y: Any) -> Value:
-        x, y = self.value(x), self.value(y)
-        below = self.build.switch(self.build.subtract(x, y), [0.0], [(1, 0.0), (0, 0.0)], [0.5])
-        return self.build.add_values(y, below)
-
-    # Functions of one number
-
-    def relu(self, x: Value) -> Value:
-        return self.build.relu(x)
-
-    def leaky_relu(self, x: Value, negative_slope: float = 0.01) -> Value:
-        return self.prelu(x, negative_slope)
-
-    def rrelu(self, x: Value, lower: float = 1 / 8, upper: float = 1 / 3,
-              training: bool = False) -> Value:
-        if training:
-            raise Unsupported("is in training mode, and random; call model.eval()")
-        return self.prelu(x, (lower + upper) / 2)
-
-    def prelu(self, x: Value, slope: Any) -> Value:
-        """The positive part, and the slope times the negative part."""
-        slope = self.value(slope)
-        if slope.places.dim() and x.places.dim() > 1:
-            slope = slope.moved(slope.places.reshape(-1, *[1] * (x.places.dim() - 2)))
-        positive = self.build.relu(x)
-        negative = self.build.subtract(x, positive)
-        return self.build.add_values(positive, self.build.multiply(negative, slope))
-
-    def abs(self, x: Value) -> Value:
-        return self.build.switch(x, [0.0], [(-1, 0.0), (1, 0.0)], [0])
-
-    def clamp(self, x: Value, min: Any = None, max: Any = None) -> Value:
-        """At a limit, torch's derivative is 1."""
-        return self._between(x, min, max, 1)
-
-    def clamp_min(self, x: Value, min: Any) -> Value:
-        return self._between(x, min, None, 1)
-
-    def clamp_max(self, x: Value, max: Any) -> Value:
-        return self._between(x, None, max, 1)
-
-    def hardtanh(self, x: Value, min_val: float = -1, max_val: float = 1) -> Value:
-        """At a limit, torch's derivative is 0."""
-        return self._between(x, min_val, max_val, 0)
-
-    def _between(self, x: Value, low: Any, high: Any, at: float) -> Value:
-        if isinstance(low, Value | Tensor) or isinstance(high, Value | Tensor):
-            raise Unsupported("has limits that are tensors; use torch.maximum and torch.minimum")
-        if low is not None and high is not None and not low < high:
-            raise Unsupported(f"has limits {low} and {high} with nothing between")
-        limits = [float(limit) for limit in (low, high) if limit is not None]
-        pieces = [(1, 0.0)]
-        if low is not None:
-            pieces.insert(0, (0, float(low)))
-        if high is not None:
-            pieces.append((0, float(high)))
-        if not all(math.isfinite(limit) for limit in limits):
-            raise Unsupported("has an infinite limit")
-        return self.build.switch(x, limits, pieces, [at] * len(limits))
-
-    def relu6(self, x: Value) -> Value:
-        return self.hardtanh(x, 0, 6)
-
-    def hardsigmoid(self, x: Value) -> Value:
-        return self.div(self.hardtanh(self.add(x, 3.0), 0, 6), 6.0)
-
-    def hardswish(self, x: Value) -> Value:
-        return self.mul(x, self.hardsigmoid(x))
-
-    # Several tensors
-
-    def cat(self, tensors: Sequence[Any], dim: int = 0) -> Value:
-        return self.build.join([self.value(t) for t in tensors], dim)
-
-    def stack(self, tensors: Sequence[Any], dim: int = 0) -> Value:
-        values = [self.value(t) for t in tensors]
-        return self.build.join([v.moved(v.places.unsqueeze(dim)) for v in values], dim)
-
-    # Heads
-
-    def softmax(self, x: Value, dim: int, dtype: Any = None) -> Value:
-        """Softmax and log-softmax: the derivatives of both have the kernel (1, …, 1)."""
-        table = x.places.movedim(dim, -1)
-        table = table.reshape(-1, table.shape[-1])
-        self.build.rows(x, table)  # samples do not mix
-        return Softened(x.node, x.size, x.places, x.batched, object(), table)
+def _two(numbers: int | Sequence[int]) -> list[int]:
+    """(height, width) from one number or two."""
+    listed = [numbers] if isinstance(numbers, int) else list(numbers)
+    return listed * 2 if len(listed) == 1 else listed
 
 
 def _listed(dim: Any) -> list[int]:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fdimlib.affine import PART, Affine
 from fdimlib.decisions import Decisions
-from fdimlib.finite_field import PrimeField
+from fdimlib.finite_field import INNER, PrimeField
 from fdimlib.linearised import AffineShare, Linearised, Share
 from fdimlib.program import Program
 
@@ -214,6 +214,7 @@ class _Entries:
         self.sample_a, self.sample_b = a // outputs, b // outputs
         self.symmetric = torch.equal(a, b)
         self.unreduced = 0
+        self.waiting: list[tuple[Tensor, Tensor]] = []
 
     def _strips(self) -> Iterator[tuple[slice, slice]]:
         rows, columns = self.k.shape
@@ -222,13 +223,24 @@ class _Entries:
             yield slice(start, stop), slice(0, stop if self.symmetric else columns)
 
     def add_rows(self, rows: Tensor, d: Tensor) -> None:
-        """J_a D J_bᵀ on some columns, of which these are all rows."""
+        """J_a D J_bᵀ on some columns, of which these are all rows.
+
+        Few columns wait for others: adding up costs as much for one as for many.
+        """
+        self.waiting.append((self.field.mul(rows[self.a], -d), rows[self.b]))
+        if sum(left.shape[1] for left, _ in self.waiting) >= INNER // 2:
+            self._add_waiting()
+
+    def _add_waiting(self) -> None:
+        if not self.waiting:
+            return
         if self.unreduced:
             self.field.reduce_(self.k)
-        left, right = self.field.mul(rows[self.a], -d), rows[self.b].T
+            self.unreduced = 0
+        left, right = (torch.cat(parts, dim=1) for parts in zip(*self.waiting))
+        self.waiting = []
         for strip, columns in self._strips():
-            self.field.subtract_product_(self.k[strip, columns], left[strip], right[:, columns])
-        self.unreduced = 0
+            self.field.subtract_product_(self.k[strip, columns], left[strip], right[columns].T)
 
     def add_product(self, left: Tensor, right: Tensor, of_left: Tensor, of_right: Tensor) -> None:
         """(left · right) ∘ (of_left · of_right), the former of all rows, the latter of samples."""
@@ -244,6 +256,7 @@ class _Entries:
         self.unreduced %= UNREDUCED
 
     def done(self) -> Tensor:
+        self._add_waiting()
         if self.symmetric:
             for strip, columns in self._strips():
                 self.k[strip, columns.stop :] = self.k[columns.stop :, strip].T

@@ -189,8 +189,9 @@ def open_inputs(network: Network, x: Tensor | ArrayLike) -> Tensor | np.ndarray:
         raise ValueError(f"x: found shape {shape}; give a non-empty sample of shape (n, {width})")
     if math.prod(shape[1:]) != width:
         over_a_sequence = len(shape) > 2 and shape[-1] == width
-        raise (NotPlainValue if over_a_sequence else ValueError)(f"x: found shape {shape}, {math.prod(shape[1:])} values a sample; "
-                         f"the first layer takes {width}: give shape (n, {width})")
+        raise (NotPlainValue if over_a_sequence else ValueError)(
+            f"x: found shape {shape}, {math.prod(shape[1:])} values a sample; "
+            f"the first layer takes {width}: give shape (n, {width})")
     return sample.reshape(len(sample), width)
 
 

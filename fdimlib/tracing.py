@@ -17,17 +17,10 @@ from torch import Tensor, fx, nn
 from fdimlib.building import Builder
 from fdimlib.layers import NotReadable
 from fdimlib.layouts import Mixed, Value, rows_by_sample
-from fdimlib.lowering import (
-    COPIES,
-    HANDLERS,
-    MOVES,
-    Lowering,
-    Softened,
-    Unsupported,
-    refusal,
-)
+from fdimlib.lowering import HANDLERS, Lowering
 from fdimlib.operators import Operand
 from fdimlib.program import Program
+from fdimlib.supported import COPIES, MOVES, Softened, Unsupported, refusal
 
 BATCHES = (2, 3)
 ASSERTIONS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range",
