@@ -110,10 +110,11 @@ class Affine(Operator):
         columns = columns.reshape(groups, outputs, inner)
         step = max(1, PART // (samples * count * inner))
         for group in range(groups):
+            of_inputs = x[group].contiguous()
             for first in range(0, outputs, step):
                 part = slice(first, min(first + step, outputs))
                 of_outputs = g[group, :, :, part].flatten(1, 2)  # (n, c·O, T)
-                rows = field.matmul(of_outputs, x[group])
+                rows = field.matmul(of_outputs.contiguous(), of_inputs)
                 yield (columns[group, part].flatten(),
                        rows.reshape(samples, count, -1))
 

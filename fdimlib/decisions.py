@@ -28,7 +28,7 @@ from fdimlib.residues import Residues
 from fdimlib.wide import WideNumbers
 
 DIGITS = 6  # of the first whole numbers tried
-AT_ONCE = 2**22  # numbers of a sample's widest operator, over samples, looked at together
+AT_ONCE = 2**23  # numbers that widest operators take and give, over samples, looked at together
 LOOKS = 2  # random parameters at which tied entries are compared
 
 
@@ -68,7 +68,7 @@ def _choices(program: Program, x: Tensor) -> dict[int, Choice]:
     open_samples = _open(choices, x.shape[1])
     while len(open_samples):
         numbers = WideNumbers(x.device, limit)
-        at_once = max(1, AT_ONCE // (4 * limit * program.widest))
+        at_once = max(1, 2 * AT_ONCE // (limit * program.widest))
         for some in open_samples.split(at_once):
             again = _run_certified(program, numbers, x[:, some])
             choices = {place: _replaced(choice, again[place], some)

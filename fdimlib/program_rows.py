@@ -17,6 +17,7 @@ its rows with the pivots of earlier panels and with each other is computed at on
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -82,6 +83,7 @@ class ProgramRows:
         self.d = field.random(program.parameters, generator=generator, device=x.device)
         self.by_output = self._by_output()
         self.panel: _Panel | None = None
+        self.last: tuple[Tensor, Linearised] | None = None
         self.factors: dict[int, tuple[Tensor, Tensor]] = {}
         for place, columns in program.own_weights.items():
             affine = program.operators[place]
@@ -145,10 +147,15 @@ class ProgramRows:
             yield some, places.to(self.x.device), of_samples.to(self.x.device)
 
     def _linearised(self, samples: Tensor) -> Linearised:
-        samples = samples.to(self.x.device)
-        codes = {place: code[:, samples] for place, code in self.decisions.codes.items()}
-        return Linearised(self.program, self.field, self.theta,
-                          self.x[samples].T.contiguous(), codes)
+        """The derivative at some samples; asked for twice in a row, it is made once."""
+        if self.last is None or not torch.equal(self.last[0], samples):
+            self.last = None
+            of_samples = samples.to(self.x.device)
+            codes = {place: code[:, of_samples] for place, code in self.decisions.codes.items()}
+            made = Linearised(self.program, self.field, self.theta,
+                              self.x[of_samples].T.contiguous(), codes)
+            self.last = samples, made
+        return self.last[1]
 
     # K
 
@@ -213,6 +220,8 @@ class _Entries:
         self.field, self.k, self.a, self.b = field, k, a, b
         self.sample_a, self.sample_b = a // outputs, b // outputs
         self.symmetric = torch.equal(a, b)
+        self.whole = all(torch.equal(places, torch.arange(len(places), device=places.device))
+                         for places in (a, b))
         self.unreduced = 0
         self.waiting: list[tuple[Tensor, Tensor]] = []
 
@@ -227,7 +236,9 @@ class _Entries:
 
         Few columns wait for others: adding up costs as much for one as for many.
         """
-        self.waiting.append((self.field.mul(rows[self.a], -d), rows[self.b]))
+        left, right = (rows if len(places) == len(rows) and self.whole else rows[places]
+                       for places in (self.a, self.b))
+        self.waiting.append((self.field.mul(left, -d), right))
         if sum(left.shape[1] for left, _ in self.waiting) >= INNER // 2:
             self._add_waiting()
 
@@ -258,8 +269,9 @@ class _Entries:
     def done(self) -> Tensor:
         self._add_waiting()
         if self.symmetric:
-            for strip, columns in self._strips():
-                self.k[strip, columns.stop :] = self.k[columns.stop :, strip].T
+            strips = [strip for strip, _ in self._strips()]
+            for low, high in combinations(strips, 2):  # tile by tile: a transpose jumps in memory
+                self.k[low, high] = self.k[high, low].T
         return self.field.reduce_(self.k)
 
 
