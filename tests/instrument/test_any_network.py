@@ -435,6 +435,13 @@ def test_what_cannot_be_read_is_refused_by_name_and_place(case):
         fd.batch_functional_dimension(model.train(training), whole(5, 4))
 
 
+def test_what_is_missing_is_explained_of_layers_in_disguise_and_of_no_other_network():
+    net, x = fd.relu_mlp([3, 4, 2], seed=0, bias_std=1.0), fd.gaussian_inputs(9, 3)
+    assert fd.explain(nn.Sequential(nn.Identity(), *net), x) == fd.explain(net, x)
+    with pytest.raises(TypeError, match=r"^model: what is missing is explained for Linear, ReLU"):
+        fd.explain(small_cnn(), whole(3, 1, 8, 8))
+
+
 def test_samples_that_a_module_does_not_take_are_refused():
     with pytest.raises(TypeError, match=r"^model: Sequential cannot be traced on samples of shape"):
         fd.batch_functional_dimension(small_cnn(), whole(5, 2, 8, 8))
