@@ -37,7 +37,8 @@ class Decisions:
     """What was decided at n samples.
 
     Attributes:
-        codes: (F, n) of each piecewise operator, by its place in the program.
+        codes: (F, n) of each piecewise operator, by its place in the program; (F, 1) of one that
+            does not depend on the sample.
         zeros: numbers on a threshold, and ties of different functions.
     """
 
@@ -52,13 +53,25 @@ def decide(program: Program, x: Tensor, draws: Draws) -> Decisions:
         draws: of the random parameters at which ties are looked at.
     """
     codes: dict[int, list[Tensor]] = {}
-    zeros = 0
+    ties: dict[int, list[Tensor]] = {}
     for part in x.split(max(1, AT_ONCE // program.widest)):
-        choices = _choices(program, part.T.contiguous())
+        choices = {place: choice if program.batched[place] else _of_first_sample(choice)
+                   for place, choice in _choices(program, part.T.contiguous()).items()}
         for place, choice in choices.items():
             codes.setdefault(place, []).append(choice.code)
-        zeros += _irregular_ties(program, part, choices, draws)
-    return Decisions({place: torch.cat(parts, dim=1) for place, parts in codes.items()}, zeros)
+        for place, different in _irregular_ties(program, part, choices, draws).items():
+            ties.setdefault(place, []).append(different)
+
+    def joined(place: int, parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts, dim=1) if program.batched[place] else parts[0]
+
+    zeros = sum(int(joined(place, parts).sum()) for place, parts in ties.items())
+    return Decisions({place: joined(place, parts) for place, parts in codes.items()}, zeros)
+
+
+def _of_first_sample(choice: Choice) -> Choice:
+    parts: list[Any] = [None if t is None else t[..., :1] for t in choice]
+    return Choice(*parts)
 
 
 def _choices(program: Program, x: Tensor) -> dict[int, Choice]:
@@ -117,13 +130,13 @@ def _replaced(choice: Choice, again: Choice, some: Tensor) -> Choice:
 
 
 def _irregular_ties(program: Program, x: Tensor, choices: dict[int, Choice],
-                    draws: Draws) -> int:
-    """How many ties are between different functions of the parameters."""
+                    draws: Draws) -> dict[int, Tensor]:
+    """Which entries tie with different functions of the parameters, (F, n) by the operator."""
     tied = {place: choice.tied for place, choice in choices.items() if choice.tied is not None}
     if not tied:
-        return 0
+        return {}
     different: dict[int, Tensor] = {}
-    field = PrimeField(next(draws.primes()))
+    field = PrimeField(next(filter(program.allows, draws.primes())))
     numbers = Residues(field, x.device)
     codes = {place: choice.code for place, choice in choices.items()}
 
@@ -131,15 +144,12 @@ def _irregular_ties(program: Program, x: Tensor, choices: dict[int, Choice],
         if place in tied:
             operator: Any = program.operators[place]
             found = operator.irregular(field, inputs[0], codes[place]) & tied[place]
+            found = found.any(dim=0) if isinstance(operator, Max) else found
             different[place] = different.get(place, torch.zeros_like(found)) | found
 
     for theta in _random_parameters(program, field, draws, x.device):
         run(program, numbers, field.image(x.T), theta, codes, watch=compare)
-    count = 0
-    for place, found in different.items():
-        windows = found.any(dim=0) if isinstance(program.operators[place], Max) else found
-        count += int(windows.sum())
-    return count
+    return different
 
 
 def _random_parameters(program: Program, field: PrimeField, draws: Draws,

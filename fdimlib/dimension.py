@@ -185,7 +185,7 @@ def batch_functional_dimension(
     system, network = read_system(model, x, head, parameters, device)
     draws = Draws.of(system.numbers, head=network.head, at=at, seed=seed)
     runs: dict[int, Elimination] = {}
-    for prime in islice(draws.primes(), repeats):
+    for prime in islice(filter(system.allows, draws.primes()), repeats):
         field = PrimeField(prime)
         runs[prime] = settle(system.rows(field, at, draws), field, draws, system.bound, progress)
         if runs[prime].rank == system.bound:

@@ -119,7 +119,7 @@ class Linearised:
                 x = kept[1]
                 assert x is not None
                 columns = program.own_weights[place].to(g.device)
-                yield AffineShare(columns, g, operator, x, place)
+                yield AffineShare(columns, g, operator, x.expand(-1, self.samples), place)
                 varies[0] = False
             if isinstance(operator, Affine) and varies[1]:
                 self._pull_patches(waiting, operator, g, kept[0])

@@ -113,7 +113,7 @@ class Max(Operator):
         for number in range(1, self.count):
             sign, proved = numbers.sign(numbers.add(entries[number], numbers.negate(top)))
             if chosen is None:
-                chosen = torch.zeros(sign.shape, dtype=torch.int16, device=sign.device)
+                chosen = torch.zeros(sign.shape, dtype=torch.int32, device=sign.device)
             better = ((sign > 0) | absent_top) & ~absent[number]
             sure.append((proved | absent_top | absent[number]).all(dim=0))
             chosen[better] = number
@@ -122,7 +122,7 @@ class Max(Operator):
             absent_top = absent_top & absent[number]
         if chosen is None:
             sign, _ = numbers.sign(top)
-            chosen = torch.zeros(sign.shape, dtype=torch.int16, device=sign.device)
+            chosen = torch.zeros(sign.shape, dtype=torch.int32, device=sign.device)
             return Choice(chosen, torch.ones_like(sign[0], dtype=torch.bool))
         tied = []
         for number, entry in enumerate(entries):

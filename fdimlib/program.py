@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fdimlib.affine import Affine
-from fdimlib.operators import Choice, Input, Numbers, Operand, Operator, Parameter
+from fdimlib.operators import Choice, Divide, Input, Numbers, Operand, Operator, Parameter
 from fdimlib.piecewise import Switch
 
 
@@ -93,6 +93,20 @@ class Program:
             found.append(isinstance(operator, Parameter)
                          or any(found[operand.node] for operand in operator.inputs))
         return found
+
+    @cached_property
+    def batched(self) -> list[bool]:
+        """Whether each result depends on the sample."""
+        found: list[bool] = []
+        for operator in self.operators:
+            found.append(isinstance(operator, Input)
+                         or any(found[operand.node] for operand in operator.inputs))
+        return found
+
+    def allows(self, prime: int) -> bool:
+        """Whether a prime divides none of the numbers by which the network divides."""
+        return not any((operator.odd % prime == 0).any() for operator in self.operators
+                       if isinstance(operator, Divide))
 
     @cached_property
     def own_weights(self) -> dict[int, Tensor]:

@@ -151,7 +151,8 @@ class ProgramRows:
         if self.last is None or not torch.equal(self.last[0], samples):
             self.last = None
             of_samples = samples.to(self.x.device)
-            codes = {place: code[:, of_samples] for place, code in self.decisions.codes.items()}
+            codes = {place: code[:, of_samples] if self.program.batched[place] else code
+                     for place, code in self.decisions.codes.items()}
             made = Linearised(self.program, self.field, self.theta,
                               self.x[of_samples].T.contiguous(), codes)
             self.last = samples, made

@@ -38,6 +38,9 @@ class System(Protocol):
     zeros: int
     numbers: list[Tensor | None]
 
+    def allows(self, prime: int) -> bool:
+        """Whether all numbers have residues modulo a prime."""
+
     def rows(self, field: PrimeField, at: str, draws: Draws) -> MakeRows:
         """Makes the rows modulo a prime."""
 
@@ -52,6 +55,9 @@ class Layers:
         self.signs = certified_signs(self.layers, x)
         self.zeros = sum(int((sign == 0).sum()) for sign in self.signs)
         self.numbers = [*(number for layer in self.layers for number in layer), x]
+
+    def allows(self, prime: int) -> bool:
+        return True  # powers of two have inverses
 
     def rows(self, field: PrimeField, at: str, draws: Draws) -> MakeRows:
         parameters = self._residues(field, at, draws)
@@ -80,6 +86,9 @@ class Operators:
         self.numbers: list[Tensor | None] = [*self.theta, x, words]
         self.decisions = decide(program, x, Draws.of(self.numbers))
         self.zeros = self.decisions.zeros
+
+    def allows(self, prime: int) -> bool:
+        return self.program.allows(prime)
 
     def rows(self, field: PrimeField, at: str, draws: Draws) -> MakeRows:
         theta = torch.cat([self.x.new_empty(0), *(p.flatten() for p in self.theta)])

@@ -176,6 +176,14 @@ TIED = {
     "a bias shared by two layers": lambda: Function(
         lambda x, a, b: F.linear(a(x).relu(), b.weight, a.bias), a=nn.Linear(4, 3),
         b=nn.Linear(3, 3, bias=False)),
+    "a layer of a parameter": lambda: Function(
+        lambda x, a, b: b(a.weight[0].expand(x.shape[0], 1, 4)).flatten(1) * x[:, :2].relu(),
+        a=nn.Linear(4, 1), b=nn.Linear(4, 2)),
+    "a rectified weight": lambda: Function(
+        lambda x, a: F.linear(x, a.weight.relu(), a.bias), a=nn.Linear(4, 3)),
+    "a token before a sequence": lambda: Function(
+        lambda x, a, b: b(torch.cat([a.weight.expand(x.shape[0], 1, 2), x.reshape(-1, 2, 2)], 1)).relu()
+        .flatten(1), a=nn.Linear(2, 1, bias=False), b=nn.Linear(2, 2)),
     "a masked weight": lambda: Function(
         lambda x, a: F.linear(x, a.weight * torch.ones(3, 4).triu().to(x), a.bias),
         a=nn.Linear(4, 3)),
@@ -305,6 +313,13 @@ def test_pairs_of_positions_and_explicit_rows_give_the_same(monkeypatch, pairs):
             assert exact(model, x) == oracle_rank(model, x)
 
 
+def test_a_prime_by_which_the_network_divides_is_not_taken(monkeypatch):
+    monkeypatch.setattr("fdimlib.draws.Draws.primes", lambda self: iter([4194301, 4194287]))
+    net = Function(lambda x, a: a(x).relu() / 4194301.0, a=nn.Linear(4, 2)).double()
+    dim = fd.batch_functional_dimension(net, whole(5, 4))
+    assert dim.primes == (4194287,) and dim.verified
+
+
 # Layers in disguise
 
 DISGUISES = {
@@ -404,6 +419,8 @@ REFUSED = {
                          ValueError, r"mixes samples"),
     "by the number of samples": (lambda: Function(
         lambda x, a: a(x) * x.shape[0], a=nn.Linear(4, 2)), (TypeError, ValueError), r"samples"),
+    "a plain number of samples": (lambda: Function(
+        lambda x, a: a(x.reshape(len(x), -1)), a=nn.Linear(4, 2)), TypeError, r"not len\(x\)"),
     "a branch": (lambda: Function(lambda x, a: a(x) if x.sum() > 0 else x, a=nn.Linear(4, 4)),
                  TypeError, r"cannot be traced .*no branch on numbers"),
     "two outputs": (lambda: Function(lambda x, a: (a(x), x), a=nn.Linear(4, 4)), TypeError,
