@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fdimlib.affine import Affine
-from fdimlib.layouts import Mixed, Rows, Value, operand, rows_by_sample
+from fdimlib.layouts import Mixed, Rows, Value, operand, rows_by_sample, rows_once
 from fdimlib.operators import (
     Constant,
     Divide,
@@ -67,15 +67,18 @@ class Builder:
         shape = torch.broadcast_shapes(*(value.places.shape for value in values))
         tables = [value.places.expand(shape).reshape(-1, 1) for value in values]
         batched = any(value.batched for value in values)
-        samples = [table // (value.size + 1) for value, table in zip(values, tables)
-                   if value.batched]
-        sample = samples[0] if samples else torch.zeros_like(tables[0])
-        if any((other != sample).any() for other in samples):
-            raise Mixed
-        rows = [rows_by_sample(
-            value, table if value.batched else sample * (value.size + 1) + table,
-            self.batch if batched else 1) for value, table in zip(values, tables)]
-        indices = [row.entries[:, 0] for row in rows]
+        if not batched:
+            rows = [rows_once(torch.cat(tables, dim=1))]
+            indices = list(rows[0].entries.T)
+        else:
+            samples = [table // (value.size + 1) for value, table in zip(values, tables)
+                       if value.batched]
+            if any((other != samples[0]).any() for other in samples):
+                raise Mixed
+            rows = [rows_by_sample(
+                value, table if value.batched else samples[0] * (value.size + 1) + table,
+                self.batch) for value, table in zip(values, tables)]
+            indices = [row.entries[:, 0] for row in rows]
         order = self._own_order(values, indices)
         if order is None:
             order = torch.arange(len(indices[0]))
@@ -145,7 +148,7 @@ class Builder:
 
     def rows(self, value: Value, table: Tensor) -> Rows:
         if not value.batched:
-            return rows_by_sample(value, table, 1)
+            return rows_once(table)
         return rows_by_sample(value, table, self.batch)
 
     def _result(self, operator: Operator, rows: Rows, features: Tensor, batched: bool) -> Value:
@@ -178,7 +181,7 @@ class Builder:
         """The largest entry of each row of a table (rows, k); `absent` (k,) or (rows, k)."""
         rows = self.rows(x, table)
         first = torch.empty(len(rows.entries), dtype=torch.long)
-        first[rows.rank] = torch.arange(len(table))
+        first[rows.rank] = torch.arange(len(table))  # a row of the table for each of a sample's
         mask = absent.expand(table.shape)[first].T.contiguous()
         node = Max((operand(x, rows.entries.T),), len(rows.entries), table.shape[1], mask)
         return self._result(node, rows, torch.arange(len(rows.entries)), x.batched)

@@ -97,6 +97,15 @@ def rows_by_sample(value: Value, table: Tensor, batch: int) -> Rows:
     return Rows(of_rows, rank, by_sample[0])
 
 
+def rows_once(table: Tensor) -> Rows:
+    """The rows of a table that depends on no sample, equal ones once.
+
+    So a parameter that is spread over a batch looks the same, however large the batch.
+    """
+    entries, rank = torch.unique(table, dim=0, return_inverse=True)
+    return Rows(torch.zeros_like(rank), rank, entries)
+
+
 def operand(value: Value, index: Tensor) -> Operand:
     """Entries of a value's operator; none named where these are all of them, in order."""
     index = index.flatten()

@@ -161,6 +161,15 @@ def test_a_tied_weight_counts_once_and_its_rank_exceeds_what_a_rescaling_would_l
     assert int(dim) == oracle_rank(tied, x) == 12 and dim.verified
 
 
+def with_token(x, a, b):
+    token = a.weight.expand(x.shape[0], 1, 2)
+    return b(torch.cat([token, x.reshape(-1, 2, 2)], 1)).relu().flatten(1)
+
+
+def of_parameter(x, a, b):
+    return b(a.weight[0].expand(x.shape[0], 1, 4)).relu().flatten(1) * x[:, :2].relu()
+
+
 TIED = {
     "a layer used twice": lambda: Function(lambda x, a: a(a(x).relu()), a=nn.Linear(4, 4)),
     "an autoencoder with a transposed weight": lambda: Function(
@@ -176,14 +185,11 @@ TIED = {
     "a bias shared by two layers": lambda: Function(
         lambda x, a, b: F.linear(a(x).relu(), b.weight, a.bias), a=nn.Linear(4, 3),
         b=nn.Linear(3, 3, bias=False)),
-    "a layer of a parameter": lambda: Function(
-        lambda x, a, b: b(a.weight[0].expand(x.shape[0], 1, 4)).flatten(1) * x[:, :2].relu(),
-        a=nn.Linear(4, 1), b=nn.Linear(4, 2)),
+    "a layer of a parameter": lambda: Function(of_parameter, a=nn.Linear(4, 1), b=nn.Linear(4, 2)),
     "a rectified weight": lambda: Function(
         lambda x, a: F.linear(x, a.weight.relu(), a.bias), a=nn.Linear(4, 3)),
-    "a token before a sequence": lambda: Function(
-        lambda x, a, b: b(torch.cat([a.weight.expand(x.shape[0], 1, 2), x.reshape(-1, 2, 2)], 1)).relu()
-        .flatten(1), a=nn.Linear(2, 1, bias=False), b=nn.Linear(2, 2)),
+    "a token before a sequence": lambda: Function(with_token, a=nn.Linear(2, 1, bias=False),
+                                                  b=nn.Linear(2, 2)),
     "a masked weight": lambda: Function(
         lambda x, a: F.linear(x, a.weight * torch.ones(3, 4).triu().to(x), a.bias),
         a=nn.Linear(4, 3)),
