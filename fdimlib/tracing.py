@@ -76,8 +76,8 @@ def _export(model: nn.Module, shape: tuple[int, ...]) -> Any:
         raise NotReadable(
             f"model: {type(model).__name__} cannot be traced on samples of shape {shape} "
             f"({type(problem).__name__}: {reason}); torch.export must be able to follow its "
-            "forward for any number of samples, x.shape[0] and not len(x), with no branch on numbers; "
-            "method='svd' counts singular values of every module") from problem
+            "forward for any number of samples, x.shape[0] and not len(x), with no branch on "
+            "numbers; method='svd' counts singular values of every module") from problem
     finally:
         logging.disable(disabled)
 
