@@ -1,4 +1,4 @@
-"""Exact functional dimensions of ReLU networks, and a companion to a paper on them.
+"""Exact functional dimensions of neural networks, and a companion to a paper on them.
 
 The instrument needs torch and NumPy, and little else; `fdimlib.companion` holds what goes with
 Bona-Pellissier, Malgouyres, Bachoc (2024). Names are loaded when they are first used, so that

@@ -18,11 +18,9 @@ How sure an exact rank r is; the reasons stand in `certificate`.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,16 +31,16 @@ from fdimlib.draws import PRIMES, Draws
 from fdimlib.eliminate import Elimination, eliminate
 from fdimlib.finite_field import PrimeField
 from fdimlib.gaussian import gaussian_inputs
-from fdimlib.numerical import numerical_rank, require_memory_of_spectrum, spectrum
-from fdimlib.patterns import certified_signs
-from fdimlib.reading import Network, open_inputs, read_inputs, read_network
-from fdimlib.rows import KroneckerRows, RowSource
+from fdimlib.layers import NotReadable
+from fdimlib.numerical import numerical_rank, open_network, spectrum_of
+from fdimlib.reading import read_network
+from fdimlib.rows import RowSource
 from fdimlib.symmetries import bound_of
+from fdimlib.systems import read_system, require_memory_of
 from fdimlib.validation import (
     device_of,
     flag,
     one_of,
-    require_memory,
     seed_number,
     untouched,
     whole_number,
@@ -57,7 +55,9 @@ class Dimension:
 
     Attributes:
         value: the rank.
-        bound: what symmetries and sample size allow (`dimension_bound`).
+        bound: what symmetries and sample size allow (`dimension_bound`) if the network is Linear,
+            ReLU, …, Linear; of any other network, min(n·N_L, P), with softmax one less than N_L for
+            each of them: no symmetry is taken for granted there.
         method: "exact" or "svd".
         verified: exact only: each row was kept as independent, or rejected by a random check, or
             not needed since the bound is met; and the rows kept were confirmed to be independent by
@@ -70,9 +70,12 @@ class Dimension:
         samples, parameters: n and P.
         reached_at: exact only: the first so many samples alone have this rank.
         zero_preactivations: hidden pre-activations that are exactly 0; θ is regular for X when
-            there are none. The derivative of ReLU at 0 is taken as 0, as torch does.
+            there are none. The derivative of ReLU at 0 is taken as 0, as torch does. In a network
+            of other operators: numbers where two pieces of one meet (ReLU at 0, a maximum that two
+            entries share), if these are different functions of the parameters there. Not looked at
+            for "svd" of a module that the exact method cannot read.
         primes: those used by the exact method, in the order of their use.
-        frozen: how many of the P parameters have `requires_grad=False`; they count all the same.
+        frozen: how many of these P parameters have `requires_grad=False`; they count all the same.
     """
 
     value: int
@@ -120,9 +123,9 @@ class Dimension:
 
 @untouched
 def batch_functional_dimension(
-    model: nn.Sequential, x: Tensor | ArrayLike, *, head: str | None = None, method: str = "exact",
-    at: str = "parameters", seed: int | None = None, device: str | torch.device | None = None,
-    repeats: int = 1, progress: bool = True,
+    model: nn.Module, x: Tensor | ArrayLike, *, head: str | None = None, method: str = "exact",
+    at: str = "parameters", parameters: str | Sequence[str] = "all", seed: int | None = None,
+    device: str | torch.device | None = None, repeats: int = 1, progress: bool = True,
 ) -> Dimension:
     """The batch functional dimension of a network on a sample: rank Df_θ(X).
 
@@ -130,10 +133,14 @@ def batch_functional_dimension(
     module.
 
     Args:
-        model: Sequential of Linear and ReLU, any floating dtype; parameters and inputs are taken as
-            the exact fractions they are. All parameters count, as in the paper, frozen ones
-            (`requires_grad=False`) included.
-        x: sample of shape (n, N_0), torch or NumPy.
+        model: any module whose forward takes a sample (n, …) and gives a tensor (n, …), flattened
+            to N_L outputs, made of piecewise polynomial operators: linear layers, convolutions,
+            BatchNorm in eval mode, sums, products, pooling, ReLU and its kin, maxima, and a softmax
+            or log-softmax at the end. What counts is what it computes, as `torch.export` sees it;
+            any other operator is refused, with its name and place. Parameters and inputs are taken
+            as the exact fractions they are, means are exact, and constants that the network
+            computes in floating point (1 / √(var + eps) of BatchNorm) are the float64 they are.
+        x: sample of shape (n, …), torch or NumPy, as the module takes it.
         head: "identity" (logits), "softmax", or None: softmax when the model ends in one.
         method: "exact", or "svd", the paper's count of singular values (entries in the network's
             precision), which can exceed every bound: then it is no rank, and `print` says so.
@@ -143,6 +150,8 @@ def batch_functional_dimension(
             rank at the parameters drawn (residues modulo p). It is never more than the region's
             maximum, and less with probability degree / (p − 1) at most (Schwartz, Zippel; the
             degree of a maximal minor, r · (layers − 1) at most), unless p is unlucky.
+        parameters: which of them count: "all", frozen ones included; "trainable"; or names, as in
+            `model.named_parameters()`. The others are constants. P and the bound follow.
         seed: None derives all random choices from a hash of θ, X and the options, so that the same
             input gives the same ones everywhere, and nobody knows them before the input is fixed.
             A number is hashed along: another draw for the same input. A result that depends on it
@@ -171,63 +180,42 @@ def batch_functional_dimension(
     repeats = whole_number("repeats", repeats, 1, PRIMES)
     progress = flag("progress", progress)
     seed = None if seed is None else seed_number("seed", seed)
-    network = read_network(model, head)
-    device = device_of("device", device, network.device)
-    n = len(open_inputs(network, x))
-    bound = bound_of(network, n)
     if method == "svd":
-        require_memory_of_spectrum(network, n)
-    else:
-        _require_memory(network, n, device, "x")
-    x = read_inputs(network, x).to(device)
-    layers = network.affine(device)
-    signs = certified_signs(layers, x)
-    zeros = sum(int((sign == 0).sum()) for sign in signs)
-    common: dict[str, Any] = dict(
-        bound=bound, head=network.head, at=at, samples=n, parameters=network.parameters,
-        frozen=network.frozen, zero_preactivations=zeros)
-    if method == "svd":
-        s = spectrum(model, x, head=head)
-        shape = (n * network.widths[-1], network.parameters)
-        return Dimension(value=numerical_rank(s, shape), method="svd", verified=False, **common)
-    numbers = [number for layer in layers for number in layer]
-    draws = Draws.of([*numbers, x], head=network.head, at=at, seed=seed)
+        return _by_singular_values(model, x, head, parameters, device)
+    system, network = read_system(model, x, head, parameters, device)
+    draws = Draws.of(system.numbers, head=network.head, at=at, seed=seed)
     runs: dict[int, Elimination] = {}
-    for prime in islice(draws.primes(), repeats):
+    for prime in islice(filter(system.allows, draws.primes()), repeats):
         field = PrimeField(prime)
-        parameters = _parameters_modulo(field, layers, at, draws)
-        softmax = network.head == "softmax"
-        rows = partial(KroneckerRows, parameters, signs, field.image(x), softmax, field)
-        runs[prime] = settle(rows, field, draws, bound, progress)
-        if runs[prime].rank == bound:
+        runs[prime] = settle(system.rows(field, at, draws), field, draws, system.bound, progress)
+        if runs[prime].rank == system.bound:
             break
     best = max(runs.values(), key=lambda run: (run.rank, run.verified))
     reached_at = int(best.pivots.max()) // network.outputs + 1 if best.rank else 0
-    return Dimension(value=best.rank, method="exact", verified=best.verified, primes=tuple(runs),
-                     reached_at=reached_at, error_bound=best.error_bound, **common)
+    return Dimension(
+        value=best.rank, bound=system.bound, method="exact", verified=best.verified,
+        head=network.head, at=at, samples=system.samples, parameters=network.parameters,
+        zero_preactivations=system.zeros, primes=tuple(runs), reached_at=reached_at,
+        error_bound=best.error_bound, frozen=network.frozen)
 
 
-def _require_memory(network: Network, n: int, device: torch.device, name: str) -> None:
-    """For the factor of the pivots, the derivatives g, and a few copies of x and activations."""
-    bound, widths = bound_of(network, n), network.widths
-    copies = widths[-1] * sum(widths) + 4 * widths[0] + 8 * max(widths)
-    require_memory(2 * bound**2 + 8 * n * copies, device,
-                   f"{name}: exact elimination of {n:,} samples up to rank {bound:,}")
-
-
-def _parameters_modulo(field: PrimeField, layers: list[tuple[Tensor, Tensor | None]], at: str,
-                       draws: Draws) -> list[tuple[Tensor, Tensor | None]]:
-    """Residues of each layer's weight and bias: those of θ, or fresh ones for its region."""
-    numbers = [number for layer in layers for number in layer if number is not None]
-    theta = torch.cat([number.flatten() for number in numbers])
-    if at == "region":
-        generator = draws.generator("parameters", field.p)
-        residues = field.random(len(theta), generator=generator, device=theta.device)
-    else:
-        residues = field.image(theta)
-    parts = iter(residues.split([number.numel() for number in numbers]))
-    return [(next(parts).reshape(weight.shape), None if bias is None else next(parts))
-            for weight, bias in layers]
+def _by_singular_values(model: nn.Module, x: Tensor | ArrayLike, head: str | None,
+                        parameters: str | Sequence[str], device: object) -> Dimension:
+    """The paper's count."""
+    network = open_network(model, x, head, parameters)
+    network.require_memory(of_float64=2)
+    bound, zeros = min(network.shape), 0
+    try:
+        system = read_system(model, x, head, parameters, device, eliminated=False).system
+        bound, zeros = system.bound, system.zeros
+    except NotReadable:
+        pass
+    frozen = sum(p.numel() for p, kept in zip(model.parameters(), network.columns.kept)
+                 if kept and not p.requires_grad)
+    return Dimension(
+        value=numerical_rank(spectrum_of(network), network.shape), bound=bound, method="svd",
+        verified=False, head=network.head, at="parameters", samples=network.samples,
+        parameters=network.shape[1], zero_preactivations=zeros, frozen=frozen)
 
 
 def settle(rows: Callable[[np.random.Generator], RowSource], field: PrimeField, draws: Draws,
@@ -282,7 +270,7 @@ def full_functional_dimension(
     n = math.ceil(17 * bound / max(network.outputs, 1)) + 20
     while True:
         n = n if most is None else min(n, most)
-        _require_memory(network, n, device, "model")
+        require_memory_of(network, n, device, "model")
         x = gaussian_inputs(n, network.widths[0], mean=mean, std=std, seed=seed)
         dim = batch_functional_dimension(model, x, head=head, device=device, progress=progress)
         if dim.value == bound or 2 * (dim.reached_at or 0) <= n or n == most:

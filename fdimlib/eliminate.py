@@ -195,6 +195,7 @@ class _Eliminator:
         """Add the independent rows of a block to the pivots; return those to be kept aside."""
         source, field = self.source, self.field
         handle = source.select(rows)
+        source.expect(handle, self.factor.rows)
         residual = self.test.probe(handle)
         x, left = self.factor.eliminate_(residual, lambda pivots: source.gram(handle, pivots))
         schur = field.subtract_product_(source.gram(handle, handle), x, left.T)

@@ -54,8 +54,9 @@ from torch import Tensor, nn
 from fdimlib.dimension import Dimension, batch_functional_dimension, settle
 from fdimlib.draws import Draws
 from fdimlib.finite_field import PrimeField
+from fdimlib.models import read
 from fdimlib.patterns import certified_signs
-from fdimlib.reading import Network, read_inputs, read_network
+from fdimlib.reading import Network
 from fdimlib.rows import ExplicitRows
 from fdimlib.validation import device_of, untouched
 
@@ -123,13 +124,17 @@ class Explanation:
 
 @untouched
 def explain(
-    model: nn.Sequential, x: ArrayLike | Tensor, head: str | None = None, *,
+    model: nn.Module, x: ArrayLike | Tensor, head: str | None = None, *,
     device: str | torch.device | None = None, progress: bool = True,
 ) -> Explanation:
     """Where P − rank Df_θ(X) goes; the docstring of this module defines and proves each term.
 
     Args:
-        model, x, head, device, progress: as in `batch_functional_dimension`.
+        model: a network that computes Linear, ReLU, …, Linear, whatever its layers are called.
+        x, head, device, progress: as in `batch_functional_dimension`.
+
+    Raises:
+        TypeError: any other network.
 
     >>> import fdimlib as fd
     >>> net = fd.relu_mlp([2, 3, 1], seed=1, bias_std=1.0)
@@ -137,9 +142,12 @@ def explain(
     >>> why.explained + why.unexplained + int(why.dimension)
     13
     """
+    network, inputs = read(model, x, head)
+    if not isinstance(network, Network):
+        raise TypeError("model: what is missing is explained for Linear, ReLU, …, Linear only; "
+                        "batch_functional_dimension gives the rank of this network")
     dimension = batch_functional_dimension(model, x, head=head, device=device, progress=progress)
-    network = read_network(model, head)
-    inputs = read_inputs(network, x).to(device_of("device", device, network.device))
+    inputs = inputs.to(device_of("device", device, network.device))
     return Explanation(dimension, tuple(kernel_terms(network, inputs, dimension.primes[-1])))
 
 

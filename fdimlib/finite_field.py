@@ -70,10 +70,16 @@ class PrimeField:
         return c
 
     def matmul(self, a: Tensor, b: Tensor) -> Tensor:
-        """a·b of residue matrices."""
+        """a·b of residue matrices, or of batches of them."""
         if a.shape[-1] <= INNER:
             return self.reduce_(a @ b)
-        return self.subtract_product_(a.new_zeros(a.shape[0], b.shape[1]), a, -b)
+        if a.dim() == 2:
+            return self.subtract_product_(a.new_zeros(a.shape[0], b.shape[1]), a, -b)
+        c = self.reduce_(a[..., :INNER] @ b[..., :INNER, :])
+        for start in range(INNER, a.shape[-1], INNER):
+            part = slice(start, start + INNER)
+            c = self.reduce_(c.add_(a[..., part] @ b[..., part, :]))
+        return c
 
     def mul(self, a: Tensor, b: Tensor) -> Tensor:
         """The elementwise product, broadcast."""
@@ -82,6 +88,21 @@ class PrimeField:
     def lift(self, integers: Tensor, device: torch.device | str | None = None) -> Tensor:
         """int64 values as residues."""
         return self.reduce_(integers.remainder(self.p).to(device, torch.float64))
+
+    def inverse(self, integers: Tensor) -> Tensor:
+        """1 / integers (int64), residues.
+
+        Raises:
+            ZeroDivisionError: p divides one of them.
+
+        >>> PrimeField(7).inverse(torch.tensor([1, 2])).tolist()  # 2·4 = 8 = 1, and 4 = -3
+        [1.0, -3.0]
+        """
+        values, places = torch.unique(integers.cpu(), return_inverse=True)
+        if (values % self.p == 0).any():
+            raise ZeroDivisionError(f"{self.p} divides a number by which the network divides")
+        inverses = [pow(value, -1, self.p) for value in values.tolist()]
+        return self.lift(torch.tensor(inverses)[places], integers.device)
 
     def image(self, x: Tensor) -> Tensor:
         """The residues of floating-point numbers, exact fractions m·2^e: 2 has an inverse.

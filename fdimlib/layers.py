@@ -35,6 +35,25 @@ WRAPPERS = {
 """Classes that hold a network, and what to pass instead."""
 
 
+class NotPlain(Exception):
+    """A module that is no plain Sequential of layers that compute what their types say.
+
+    What it computes may be readable all the same (`tracing`).
+    """
+
+
+class NotPlainType(NotPlain, TypeError):
+    """By the type of one of its parts."""
+
+
+class NotPlainValue(NotPlain, ValueError):
+    """By how its parts fit together."""
+
+
+class NotReadable(TypeError):
+    """A module that computes what the exact rank cannot be had of."""
+
+
 def layer_name(layer: object) -> str:
     """`Linear` for torch.nn.Linear; any other class with its module, which may have its name."""
     kind = type(layer)
@@ -45,33 +64,45 @@ def refuse_other_modules(model: object) -> None:
     """Raise TypeError when `model` is no Sequential, or one with another forward."""
     if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
         return
+    refuse_wrappers(model)
+    kind = NotPlainType if isinstance(model, nn.Module) else TypeError
+    raise kind(
+        f"model: found {layer_name(model)}, not a torch.nn.Sequential; "
+        "write it as nn.Sequential(nn.Linear(...), nn.ReLU(), ..., nn.Linear(...))"
+    )
+
+
+def refuse_wrappers(model: object) -> None:
+    """Raise TypeError when `model` holds a network, with what to pass instead."""
     for kind in type(model).__mro__:
         if kind.__name__ in WRAPPERS and kind.__module__.startswith("torch."):
             raise TypeError(f"model: found {kind.__module__}.{kind.__name__}, which wraps a "
                             f"network; pass {WRAPPERS[kind.__name__]}")
-    raise TypeError(
-        f"model: found {layer_name(model)}, not a torch.nn.Sequential; "
-        "write it as nn.Sequential(nn.Linear(...), nn.ReLU(), ..., nn.Linear(...))"
-    )
 
 
 def refuse_changed_modules(model: nn.Sequential) -> None:
     """Raise TypeError for what changes the output of a module and leaves its type."""
     registries = (torch_modules._global_forward_hooks, torch_modules._global_forward_pre_hooks)
     if any(registries):
-        raise TypeError("model: a forward hook is registered for all modules (torch.nn.modules."
+        raise NotPlainType("model: a forward hook is registered for all modules (torch.nn.modules."
                         "module.register_module_forward_hook), which may change its output; "
                         "remove the hook first")
+    refuse_reparameterised(model)
     for name, module in model.named_modules():
-        _refuse_reparameterised(f"model[{name}]" if name else "model", module)
         where = f"{layer_name(module)} {name or 'itself'}"
         if module._forward_hooks or module._forward_pre_hooks:
-            raise TypeError(f"model: {where} has a forward hook, which may change its output; "
+            raise NotPlainType(f"model: {where} has a forward hook, which may change its output; "
                             "remove the hook first")
         replaced = [key for key in vars(module) if callable(getattr(type(module), key, None))]
         if replaced:
-            raise TypeError(f"model: {where} has its own {', '.join(replaced)}, which may change "
-                            "its output; use a plain layer, with no method replaced")
+            raise NotPlainType(f"model: {where} has its own {', '.join(replaced)}, which may "
+                               "change its output; use a plain layer, with no method replaced")
+
+
+def refuse_reparameterised(model: nn.Module) -> None:
+    """Raise TypeError with the call that makes all parameters ordinary ones."""
+    for name, module in model.named_modules():
+        _refuse_reparameterised(f"model[{name}]" if name else "model", module)
 
 
 def _refuse_reparameterised(place: str, module: nn.Module) -> None:
@@ -137,13 +168,12 @@ def _check_shapes(where: str, layer: nn.Linear) -> None:
                          f"it must be ({len(weight)},), one number an output")
 
 
-def refuse_shared_cells(linears: Sequence[nn.Linear]) -> None:
+def refuse_shared_cells(parameters: Sequence[Tensor]) -> None:
     """Raise ValueError where one memory cell is two entries: moving one would move both.
 
     Only tensors whose stretches of memory overlap are looked at cell by cell: the columns of one
     buffer, for instance, interleave and share nothing.
     """
-    parameters = [p for layer in linears for p in layer.parameters()]
     for p in parameters:
         if not p.is_contiguous() and _overlap(_cells(p)):
             raise ValueError(f"model: entries of a parameter of shape {tuple(p.shape)} share "
@@ -156,9 +186,9 @@ def refuse_shared_cells(linears: Sequence[nn.Linear]) -> None:
         group = [*group, p] if begin < reached else [p]
         reached = max(reached, end) if len(group) > 1 else end
         if len(group) > 1 and _overlap(np.concatenate([_cells(member) for member in group])):
-            raise ValueError("model: two layers share a parameter, or parts of one; the rank "
-                             "counts parameters as independent, so copy the shared layer "
-                             "(copy.deepcopy)")
+            raise NotPlainValue("model: two layers share a parameter, or parts of one; the rank "
+                                "counts parameters as independent, so copy the shared layer "
+                                "(copy.deepcopy)")
 
 
 def _span(p: Tensor) -> tuple[int, int]:
@@ -220,15 +250,16 @@ def refuse_other_function(model: nn.Sequential, linears: Sequence[nn.Linear], x:
         with _uncompiled(model):
             own = functional_call(model, numbers, (x.to(device),))
     except Exception as problem:
-        raise TypeError(f"model: cannot be called on inputs of shape {tuple(x.shape)} in float64 "
-                        f"({type(problem).__name__}: {problem}); does something replace what one "
-                        "of its layers computes? use plain layers") from problem
+        raise NotPlainType(
+            f"model: cannot be called on inputs of shape {tuple(x.shape)} in float64 "
+            f"({type(problem).__name__}: {problem}); does something replace what one of its layers "
+            "computes? use plain layers") from problem
     # What overflows on our side says nothing.
     same = ((own - h).abs() <= allowed) | ~torch.isfinite(allowed) if own.shape == h.shape else None
     if same is None or not same.all():
-        raise TypeError("model: its output is not what its layers give, on inputs tried; something "
-                        "replaces what a layer computes (a patched class, say, or function of "
-                        "torch); use plain layers, nothing replaced")
+        raise NotPlainType("model: its output is not what its layers give, on inputs tried; "
+                           "something replaces what a layer computes (a patched class, say, or "
+                           "function of torch); use plain layers, nothing replaced")
 
 
 def _uncompiled(model: nn.Module) -> AbstractContextManager[object]:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from fdimlib.arrays import finite, float64, opened, to_float64
 from fdimlib.layers import (
     SAMPLES,
+    NotPlainType,
+    NotPlainValue,
     check_parameters,
     layer_name,
     probes,
@@ -113,13 +115,13 @@ def read_network(model: nn.Module, head: str | None = None) -> Network:
     layers, ends_in_softmax = _without_softmax(layers)
     linears = _alternating_linears(layers)
     if own := [name for name, _ in model.named_parameters(recurse=False)]:
-        raise TypeError(f"model: has parameters {', '.join(own)} beside its layers, which no layer "
-                        "uses; remove them, so that they are not counted")
+        raise NotPlainType(f"model: has parameters {', '.join(own)} beside its layers, which no "
+                           "layer uses; remove them, so that they are not counted")
     devices = sorted({str(p.device) for layer in linears for p in layer.parameters()})
     if len(devices) > 1:
         raise ValueError(f"model: its layers lie on {' and '.join(devices)}; "
                          f"move it to one device: model.to({devices[0]!r})")
-    refuse_shared_cells(linears)
+    refuse_shared_cells([p for layer in linears for p in layer.parameters()])
     refuse_other_function(model, linears, probes(linears[0].weight.shape[1]))
     return Network(linears, head or ("softmax" if ends_in_softmax else "identity"), model)
 
@@ -130,7 +132,7 @@ def _without_flatten(layers: Positioned) -> Positioned:
         return layers
     flatten = layers[0][1]
     if (flatten.start_dim, flatten.end_dim) != (1, -1):
-        raise ValueError(f"model: Flatten(start_dim={flatten.start_dim}, "
+        raise NotPlainValue(f"model: Flatten(start_dim={flatten.start_dim}, "
                          f"end_dim={flatten.end_dim}) at position 0; "
                          "use Flatten(), which keeps the samples apart")
     check_parameters(*layers[0])
@@ -143,7 +145,7 @@ def _without_softmax(layers: Positioned) -> tuple[Positioned, bool]:
         return layers, False
     softmax = layers[-1][1]
     if softmax.dim not in (1, -1, None):
-        raise ValueError(f"model: Softmax(dim={softmax.dim}) mixes samples; use Softmax(dim=1)")
+        raise NotPlainValue(f"model: Softmax(dim={softmax.dim}) mixes samples; use Softmax(dim=1)")
     check_parameters(*layers[-1])
     return layers[:-1], True
 
@@ -152,19 +154,19 @@ def _alternating_linears(layers: Positioned) -> tuple[nn.Linear, ...]:
     """The Linear layers of Linear, ReLU, …, Linear whose widths fit; anything else is refused."""
     for position, layer in layers:
         if type(layer) not in (nn.Linear, nn.ReLU):
-            raise TypeError(f"model: unsupported layer {layer_name(layer)} at position {position}; "
-                            "supported are torch.nn.Linear and torch.nn.ReLU, a leading Flatten "
-                            "and a final Softmax")
+            raise NotPlainType(f"model: unsupported layer {layer_name(layer)} at position "
+                               f"{position}; supported are torch.nn.Linear and torch.nn.ReLU, a "
+                               "leading Flatten and a final Softmax")
         check_parameters(position, layer)
     for order, (position, layer) in enumerate(layers):
         if type(layer) is not (nn.Linear if order % 2 == 0 else nn.ReLU):
-            raise ValueError(f"model: unexpected {type(layer).__name__} at position {position}; "
+            raise NotPlainValue(f"model: unexpected {type(layer).__name__} at position {position}; "
                              "Linear and ReLU layers must alternate, beginning and ending with "
                              "Linear")
     if not layers:
-        raise ValueError("model: found no Linear layer")
+        raise NotPlainValue("model: found no Linear layer")
     if len(layers) % 2 == 0:
-        raise ValueError(f"model: ends in ReLU at position {layers[-1][0]}; "
+        raise NotPlainValue(f"model: ends in ReLU at position {layers[-1][0]}; "
                          "the output layer must be Linear")
     linears = [(position, layer) for position, layer in layers if isinstance(layer, nn.Linear)]
     for (_, before), (position, layer) in pairwise(linears):
@@ -186,8 +188,10 @@ def open_inputs(network: Network, x: Tensor | ArrayLike) -> Tensor | np.ndarray:
     if len(shape) < 2 or shape[0] == 0:
         raise ValueError(f"x: found shape {shape}; give a non-empty sample of shape (n, {width})")
     if math.prod(shape[1:]) != width:
-        raise ValueError(f"x: found shape {shape}, {math.prod(shape[1:])} values a sample; "
-                         f"the first layer takes {width}: give shape (n, {width})")
+        over_a_sequence = len(shape) > 2 and shape[-1] == width
+        raise (NotPlainValue if over_a_sequence else ValueError)(
+            f"x: found shape {shape}, {math.prod(shape[1:])} values a sample; "
+            f"the first layer takes {width}: give shape (n, {width})")
     return sample.reshape(len(sample), width)
 
 

@@ -49,6 +49,10 @@ class RowSource(Protocol):
     def select(self, rows: Tensor) -> Any:
         """A handle for these rows."""
 
+    def expect(self, handle: Any, pivots: Tensor) -> None:
+        """Told before K of these rows with the pivots, as rows, and with each other is asked for:
+        time to compute together what is cheaper together."""
+
     def gram(self, a: Any, b: Any) -> Tensor:
         """K[a, b] = J_a D J_bᵀ of two handles, residues of shape (|a|, |b|)."""
 
@@ -85,6 +89,9 @@ class ExplicitRows:
 
     def select(self, rows: Tensor) -> Tensor:
         return self.j[rows]
+
+    def expect(self, handle: Tensor, pivots: Tensor) -> None:
+        """All of J is there."""
 
     def gram(self, a: Tensor, b: Tensor) -> Tensor:
         return self.field.matmul(self.field.mul(a, self.d), b.T)
@@ -166,6 +173,9 @@ class KroneckerRows:
         rows = rows.to(self.device)
         samples, sample = torch.unique(rows // self.outputs, return_inverse=True)
         return Handle([g[rows] for g in self.g], [h[samples] for h in self.h], sample)
+
+    def expect(self, handle: Handle, pivots: Tensor) -> None:
+        """An entry of K costs the same alone."""
 
     def gram(self, a: Handle, b: Handle) -> Tensor:
         """K[a, b]. Each layer adds one product of two residues, so one reduction serves 2,000."""

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fdimlib as fd
-from fdimlib import dimension
+from fdimlib import systems
 from fdimlib.draws import Draws
 from fdimlib.eliminate import eliminate
 from fdimlib.finite_field import PrimeField, is_prime
@@ -159,7 +159,7 @@ def test_an_independent_row_is_rejected_as_often_as_the_error_bound_says():
     assert abs(wrong / runs - 1 / 16) < 4 * (1 / 16 * 15 / 16 / runs) ** 0.5
 
 
-class Unlucky(dimension.KroneckerRows):
+class Unlucky(systems.KroneckerRows):
     """D vanishes on all layers but those that `kept` lists for each attempt in turn."""
 
     def __init__(self, *args):
@@ -170,7 +170,7 @@ class Unlucky(dimension.KroneckerRows):
 
 def test_all_attempts_failing_gives_the_best_lower_bound_not_verified(monkeypatch):
     monkeypatch.setattr(Unlucky, "kept", [[], [1, 2], [2]], raising=False)
-    monkeypatch.setattr(dimension, "KroneckerRows", Unlucky)
+    monkeypatch.setattr(systems, "KroneckerRows", Unlucky)
     dim = fd.batch_functional_dimension(NET, X)
     last_two_layers = fd.jacobian(NET, X)[:, 16:]
     assert int(dim) == torch.linalg.matrix_rank(last_two_layers) < rational_rank(NET, X)
@@ -181,7 +181,7 @@ def test_all_attempts_failing_gives_the_best_lower_bound_not_verified(monkeypatc
 def test_an_unlucky_diagonal_is_drawn_again(monkeypatch):
     """The first draw of D vanishes, so K = 0: nothing is lost, the next draw settles it."""
     monkeypatch.setattr(Unlucky, "kept", [[], [0, 1, 2]], raising=False)
-    monkeypatch.setattr(dimension, "KroneckerRows", Unlucky)
+    monkeypatch.setattr(systems, "KroneckerRows", Unlucky)
     dim = fd.batch_functional_dimension(NET, X)
     assert dim.verified and int(dim) == rational_rank(NET, X) and not Unlucky.kept
     tests = dim.error_bound * (dim.primes[0] - 1) ** 2
@@ -224,7 +224,7 @@ def test_a_bound_that_is_too_small_would_be_noticed(monkeypatch):
     """The fast route stops at any bound and believes it; the rank to compare with does not."""
     net, x = fd.relu_mlp([3, 4, 2], seed=0, bias_std=1.0), fd.gaussian_inputs(30, 3)
     rank = rational_rank(net, x)
-    for module in (dimension, fd.symmetries):
+    for module in (systems, fd.symmetries):
         monkeypatch.setattr(module, "bound_of", lambda network, n=None: rank - 3)
     dim = fd.batch_functional_dimension(net, x)
     assert (int(dim), dim.bound, dim.verified, dim.error_bound) == (rank - 3, rank - 3, True, 0.0)

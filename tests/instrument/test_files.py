@@ -384,8 +384,6 @@ MISTAKES = {
     "NaN": (["net.safetensors", "--inputs", "nan.npy"], "--inputs is nan at [0, 0]"),
     "layers": (["net.safetensors", "--inputs", "x.npy", "--layers", "Tanh"],
                "--layers: found 'Tanh' at position 0"),
-    "order": (["net.safetensors", "--inputs", "x.npy", "--layers", "ReLU", *LAYERS.split()[1:]],
-              "MODEL: unexpected ReLU at position 0"),
     "repeats": (["net.safetensors", "--inputs", "x.npy", "--repeats", "0"], "--repeats: found 0"),
     "both": (["net.safetensors", "--inputs", "x.npy", "--method", "svd", "--at", "region"],
              "--at: 'region' needs method='exact'"),
