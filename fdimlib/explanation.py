@@ -142,11 +142,13 @@ def explain(
     >>> why.explained + why.unexplained + int(why.dimension)
     13
     """
-    network, inputs = read(model, x, head)
-    if not isinstance(network, Network):
+    few = x[:1] if isinstance(x, Tensor | np.ndarray) and x.ndim > 1 else x  # to be refused at once
+    if not isinstance(read(model, few, head)[0], Network):
         raise TypeError("model: what is missing is explained for Linear, ReLU, …, Linear only; "
                         "batch_functional_dimension gives the rank of this network")
     dimension = batch_functional_dimension(model, x, head=head, device=device, progress=progress)
+    network, inputs = read(model, x, head)
+    assert isinstance(network, Network)
     inputs = inputs.to(device_of("device", device, network.device))
     return Explanation(dimension, tuple(kernel_terms(network, inputs, dimension.primes[-1])))
 
